@@ -1,0 +1,60 @@
+"""The base class of all fusion methods. Plain torch."""
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from .contract import FusionOutput, check_batch, check_in_channels, check_modalities
+from .masking import MissingFill, ModalityDropout
+
+__all__ = ["FusionBlock"]
+
+
+class FusionBlock(nn.Module, ABC):
+    """Fuses one level of features. Subclasses implement :meth:`fuse` and :attr:`out_channels`.
+
+    The base class does what every method needs and what comparisons must share: it checks the
+    batch, drops modalities in training, and replaces what is missing.
+
+    Args:
+        modalities: names, in fusion order (SCFAE: the ring).
+        in_channels: width C_m of each modality, looked up by name.
+        missing_fill: what stands in for a missing modality's features: ``zeros``, ``mean`` (running
+            mean of the available ones) or ``token`` (learned).
+        modality_dropout: share of training samples that lose a random part of their modalities.
+
+    Shapes: feats {m: (B, C_m)} or any other rank of the contract, available {m: (B,)} bool.
+    Raises: ValueError for wrong names, widths or shapes, or a sample without any modality.
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        in_channels: Mapping[str, int],
+        *,
+        missing_fill: str = "zeros",
+        modality_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.modalities = check_modalities(modalities)
+        self.in_channels = check_in_channels(self.modalities, in_channels)
+        self.modality_dropout = ModalityDropout(self.modalities, modality_dropout)
+        self.missing_fill = MissingFill(self.in_channels, missing_fill)
+
+    @property
+    @abstractmethod
+    def out_channels(self) -> int:
+        """Channels of ``FusionOutput.fused``."""
+
+    @abstractmethod
+    def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
+        """Fuse checked features in which every missing entry is already replaced."""
+
+    def forward(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
+    ) -> FusionOutput:
+        available = check_batch(self.modalities, self.in_channels, feats, available)
+        available = self.modality_dropout(available)
+        return self.fuse(self.missing_fill(feats, available), available)

@@ -1,0 +1,155 @@
+"""What every fusion block takes and what it gives back. Plain torch.
+
+Axes: B batch, C channels, T time, H height, W width. Features of one modality are vectors
+(B, C), sequences (B, T, C), maps (B, C, H, W) or clips (B, C, T, H, W).
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "FusionOutput",
+    "channel_axis",
+    "check_batch",
+    "check_in_channels",
+    "check_modalities",
+    "expand_mask",
+    "positions",
+]
+
+LOSS_PREFIX = "fusion.loss_"
+
+
+@dataclass
+class FusionOutput:
+    """Result of a fusion block (one level) or neck (a pyramid).
+
+    Args:
+        fused: what the task head reads; a tuple of tensors for a pyramid.
+        losses: scalars, already weighted; every name starts with ``fusion.loss_`` because
+            mmengine optimises only entries whose name contains ``loss``.
+        diagnostics: detached tensors for logs and plots; no name may contain ``loss``.
+
+    Raises: ValueError if a name breaks these rules.
+    """
+
+    fused: Tensor | tuple[Tensor, ...]
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.losses:
+            if not name.startswith(LOSS_PREFIX):
+                raise ValueError(f"loss {name!r} must be named {LOSS_PREFIX}*, or it is never optimised")
+        for name in self.diagnostics:
+            if "loss" in name:
+                raise ValueError(f"diagnostic {name!r} would be optimised: its name contains 'loss'")
+        self.diagnostics = {name: value.detach() for name, value in self.diagnostics.items()}
+
+
+def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
+    """Names in ring order. Raises ValueError unless there are two or more different names."""
+    if isinstance(modalities, str) or not all(isinstance(m, str) for m in modalities):
+        raise ValueError(f"modalities must be a list of names such as ['rgb', 'depth'], got {modalities!r}")
+    if len(modalities) < 2:
+        raise ValueError(f"fusion needs at least two modalities, modalities is {list(modalities)}")
+    if len(set(modalities)) != len(modalities):
+        raise ValueError(f"modalities holds a name twice: {list(modalities)}")
+    if any(not m or "." in m for m in modalities):
+        raise ValueError(f"a modality's name must be non-empty and hold no dot: {list(modalities)}")
+    return tuple(modalities)
+
+
+def check_in_channels(modalities: Sequence[str], in_channels: Mapping[str, int]) -> dict[str, int]:
+    """Widths by name, in the order of ``modalities``. Raises ValueError if the names differ."""
+    if not isinstance(in_channels, Mapping):
+        raise ValueError(
+            f"in_channels must be a dict by modality such as dict({modalities[0]}=512, ...), got {in_channels!r}"
+        )
+    if set(in_channels) != set(modalities):
+        raise ValueError(
+            f"in_channels names {sorted(in_channels)}, modalities names {list(modalities)}; "
+            "give one width for each modality"
+        )
+    for m in modalities:
+        if not isinstance(in_channels[m], int) or in_channels[m] < 1:
+            raise ValueError(f"in_channels.{m} must be a positive integer, got {in_channels[m]!r}")
+    return {m: in_channels[m] for m in modalities}
+
+
+def channel_axis(x: Tensor) -> int:
+    """Axis of the channels: last for sequences (B, T, C), 1 otherwise."""
+    return 2 if x.ndim == 3 else 1
+
+
+def positions(x: Tensor) -> torch.Size:
+    """Sizes of the axes that are neither batch nor channels: (), (T,), (H, W) or (T, H, W)."""
+    return x.shape[1:2] if x.ndim == 3 else x.shape[2:]
+
+
+def expand_mask(mask_B: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ...) with as many axes as ``like``."""
+    return mask_B.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def check_batch(
+    modalities: Sequence[str],
+    in_channels: Mapping[str, int],
+    feats: Mapping[str, Tensor],
+    available: Mapping[str, Tensor] | None,
+) -> dict[str, Tensor]:
+    """Check one level of features and return the availability of every modality.
+
+    Shapes: feats {m: (B, C_m), (B, T, C_m), (B, C_m, H, W) or (B, C_m, T, H, W)};
+        available {m: (B,)} bool, or None for "all there" -> {m: (B,)} bool.
+    Raises: ValueError if names, channels, positions or batch sizes differ, or if a sample has no
+        modality at all; TypeError if a mask is not boolean.
+    """
+    if set(feats) != set(modalities):
+        raise ValueError(
+            f"neck.modalities is {list(modalities)}, the batch holds {sorted(feats)}; "
+            "rename it in the config or the stream in the pipeline"
+        )
+    first = feats[modalities[0]]
+    for m in modalities:
+        x = feats[m]
+        if x.ndim not in (2, 3, 4, 5):
+            raise ValueError(
+                f"features of {m!r} have shape {tuple(x.shape)}; expected (B, C), (B, T, C), (B, C, H, W) "
+                "or (B, C, T, H, W)"
+            )
+        if x.shape[channel_axis(x)] != in_channels[m]:
+            raise ValueError(
+                f"features of {m!r} have {x.shape[channel_axis(x)]} channels (shape {tuple(x.shape)}), "
+                f"neck.in_channels.{m} is {in_channels[m]}"
+            )
+        if x.shape[0] != first.shape[0]:
+            raise ValueError(f"{m!r} holds {x.shape[0]} samples, {modalities[0]!r} {first.shape[0]}")
+        if x.ndim != first.ndim or positions(x) != positions(first):
+            raise ValueError(
+                f"{m!r} has positions {tuple(positions(x))}, {modalities[0]!r} {tuple(positions(first))}; "
+                "bring them to one grid before fusion (the necks' align option does)"
+            )
+    if available is None:
+        return {m: torch.ones(first.shape[0], dtype=torch.bool, device=first.device) for m in modalities}
+    if set(available) != set(modalities):
+        raise ValueError(f"available names {sorted(available)}, neck.modalities is {list(modalities)}")
+    for m in modalities:
+        if available[m].dtype != torch.bool:
+            raise TypeError(f"available[{m!r}] must be bool, got {available[m].dtype}")
+        if available[m].shape != first.shape[:1]:
+            raise ValueError(
+                f"available[{m!r}] has shape {tuple(available[m].shape)}, expected ({first.shape[0]},)"
+            )
+    if available[modalities[0]].device.type != "meta":
+        nothing = ~torch.stack([available[m] for m in modalities]).any(0)
+        if not torch.compiler.is_compiling() and nothing.any():
+            raise ValueError(
+                f"samples {nothing.nonzero().flatten().tolist()} of the batch have no modality at all; "
+                f"at least one of {list(modalities)} must be available per sample"
+            )
+    return {m: available[m].to(first.device) for m in modalities}
