@@ -39,7 +39,7 @@ UNDECLARED = {"mmseg": ("ftfy", "regex"), "mmaction": ("importlib_metadata",)}
 # These releases and earlier ones assert mmcv < 2.2.0 when they are imported.
 MMCV_BELOW = Version("2.2.0")
 ASSERTS_MMCV = {"mmseg": Version("1.2.2"), "mmaction": Version("1.2.0")}
-INSTALL = ("pip install 'mmfusion_plugin[seg]' for segmentation or 'mmfusion_plugin[action]' for recognition, "
+INSTALL = ("pip install 'mmfusion_plugin[seg]' (segmentation) or 'mmfusion_plugin[action]' (recognition), "
            "and mmcv-lite==2.1.0 unless mmcv is there")
 
 

@@ -47,8 +47,8 @@ def _import_all(names: list[str]) -> tuple[str, str, str]:
 
 def _cure_of_failed_import(name: str, error: str) -> str:
     if "libGL" in error:
-        return ("this machine has no display libraries: pip uninstall -y opencv-python opencv-contrib-python && "
-                "pip install --force-reinstall opencv-python-headless")
+        return ("this machine has no display libraries: pip uninstall -y opencv-python opencv-contrib-python "
+                "&& pip install --force-reinstall --no-deps opencv-python-headless")
     wheels = compat.installed_version(name)
     return f"reinstall it: pip install --force-reinstall --no-deps {wheels.split()[0] if wheels else name}"
 
@@ -77,7 +77,8 @@ def examine() -> tuple[list[str], list[compat.Clash]]:
     cuda, failed, error = _import_all(names)
     lines.append(f"{'CUDA':<16} {cuda or 'unknown'}")
     if failed:
-        problems.append(compat.Clash(f"import {failed} fails: {error}", _cure_of_failed_import(failed, error)))
+        cure = _cure_of_failed_import(failed, error)
+        problems.append(compat.Clash(f"import {failed} fails: {error}", cure))
     return lines, problems
 
 

@@ -1,1 +1,1 @@
-"""Hooks, schedules and checkpoints that both tasks share. Needs mmengine; registers in its root registries."""
+"""Hooks, schedules, checkpoints and the way from a command line to a Runner. Needs mmengine."""

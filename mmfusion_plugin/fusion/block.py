@@ -55,6 +55,12 @@ class FusionBlock(nn.Module, ABC):
     def forward(
         self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> FusionOutput:
-        available = check_batch(self.modalities, self.in_channels, feats, available)
+        available = self.check(feats, available)
         available = self.modality_dropout(available)
         return self.fuse(self.missing_fill(feats, available), available)
+
+    def check(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        """:func:`check_batch` against this block's modalities and widths."""
+        return check_batch(self.modalities, self.in_channels, feats, available)

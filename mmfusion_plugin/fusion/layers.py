@@ -1,13 +1,15 @@
 """Layers that act on channels at each position, for vectors, sequences, maps and clips alike."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contract import channel_axis
+from .contract import channel_axis, expand_mask
 
-__all__ = ["ChannelLinear", "ChannelNorm", "SwiGLU", "channels_last", "make_norm"]
+__all__ = ["ChannelLinear", "ChannelNorm", "InputNorm", "SwiGLU", "channels_last", "make_norm"]
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -71,3 +73,29 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class InputNorm(nn.Module):
+    """Normalise each modality's channels; what stands in for a missing one stays as it is.
+
+    A norm would turn the zeros of a missing modality into its bias, which is a signal.
+
+    Args:
+        channels: width by modality.
+        norm: ``layer``, or None, which changes nothing.
+
+    Shapes: feats {m: any rank of the contract}, available {m: (B,)} bool -> feats, same shapes.
+    """
+
+    def __init__(self, channels: Mapping[str, int], norm: str | None) -> None:
+        super().__init__()
+        self.norm = nn.ModuleDict({m: make_norm(norm, C) for m, C in channels.items()})
+        self.active = norm is not None
+
+    def forward(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not self.active:
+            return dict(feats)
+        return {
+            m: torch.where(expand_mask(available[m], x), self.norm[m](channels_last(x)), x)
+            for m, x in feats.items()
+        }

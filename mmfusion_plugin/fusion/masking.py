@@ -52,7 +52,8 @@ class ModalityDropout(nn.Module):
     def draw(self, here_BM: Tensor) -> Tensor:
         """What each sample keeps of ``here_BM`` (B, M) at the current step."""
         generator = torch.Generator()
-        generator.manual_seed((int(self.seed) * 1_000_003 + int(self.step)) * 65_537 + _rank())
+        mixed = (int(self.seed) * 1_000_003 + int(self.step)) * 65_537 + _rank()
+        generator.manual_seed(mixed % 2**63)
         B, M = here_BM.shape
         lose_B = (torch.rand(B, generator=generator) < self.p) & (here_BM.sum(1) > 1)
         keep_BM = here_BM.clone()

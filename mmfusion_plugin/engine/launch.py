@@ -1,0 +1,202 @@
+"""From a command line to a Runner: what ``tools/train.py`` and ``tools/test.py`` share.
+
+The functions change a config the way the stock tools of mmsegmentation 1.2.2 and mmaction2 1.2.0 do,
+for a config of either library.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.runner import Runner
+
+__all__ = [
+    "UsageError", "add_common_arguments", "build_runner", "draw_predictions", "dump_predictions", "existing",
+    "load_config", "run_tool", "save_label_maps", "use_amp", "use_tta", "withhold",
+]
+
+
+class UsageError(ValueError):
+    """The command line cannot be carried out. Tools print the message alone and exit with 2."""
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Run a tool's ``main``. A :class:`UsageError` becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except UsageError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that training and testing share, named as in the stock tools."""
+    parser.add_argument(
+        "--work-dir",
+        help="folder for logs, metrics and checkpoints (default: work_dir in the config, or work_dirs/NAME)")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE",
+        help="replace settings of the config; lists as key='[a,b]' or key=a,b, without blanks")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none",
+                        help="job launcher (tools/dist_train.sh sets it)")
+    # torch.distributed.launch passes it with a hyphen since torch 2.0.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def existing(path: str, what: str) -> str:
+    """``path``, checked. Addresses with ``://`` are left to mmengine.
+
+    Raises: UsageError if there is no such file.
+    """
+    if "://" not in path and not Path(path).is_file():
+        raise UsageError(f"{what} not found: {path} (looked from {Path.cwd()})")
+    return path
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read ``args.config`` and apply the common arguments.
+
+    Raises: UsageError if the file is missing or no config.
+    """
+    existing(args.config, "config")
+    if Path(args.config).suffix not in (".py", ".json", ".yaml", ".yml"):
+        raise UsageError(f"config has to end in .py, .json or .yaml: {args.config}")
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    return cfg
+
+
+def use_amp(cfg: Config) -> None:
+    """Train with automatic mixed precision.
+
+    Raises: UsageError without an accelerator, or for another optimiser wrapper.
+    """
+    if get_device() == "cpu":
+        raise UsageError("--amp needs a GPU: mmengine's AmpOptimWrapper refuses the CPU; train without it")
+    wrapper = cfg.optim_wrapper.get("type", "OptimWrapper")
+    if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
+        raise UsageError(f"--amp works with optim_wrapper.type 'OptimWrapper', the config has {wrapper!r}")
+    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+
+
+def use_tta(cfg: Config) -> None:
+    """Test with the config's test-time augmentation.
+
+    Raises: UsageError if the config defines none.
+    """
+    missing = [key for key in ("tta_model", "tta_pipeline") if key not in cfg]
+    if missing:
+        raise UsageError(f"--tta needs {' and '.join(missing)} in the config")
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.tta_model.module = cfg.model
+    cfg.model = cfg.tta_model
+
+
+def withhold(cfg: Config, modalities: Sequence[str]) -> None:
+    """Test as if ``modalities`` were absent in every sample. Call it before :func:`use_tta`.
+
+    Raises: UsageError for an unknown modality, if none is left, or if the model has one input only.
+    """
+    preprocessor = cfg.model.get("data_preprocessor") or {}
+    known = preprocessor.get("modalities")
+    if known is None:
+        raise UsageError("--missing needs model.data_preprocessor.modalities in the config; this model has "
+                         f"{preprocessor.get('type', 'no data_preprocessor')}")
+    unknown = [modality for modality in modalities if modality not in known]
+    if unknown:
+        raise UsageError(f"--missing {' '.join(unknown)}: the config knows {', '.join(known)}")
+    if set(modalities) == set(known):
+        raise UsageError(f"--missing {' '.join(modalities)}: one of {', '.join(known)} has to remain")
+    preprocessor.test_missing = list(modalities)
+
+
+def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
+    """Have the visualization hook draw every prediction that it samples.
+
+    Raises: UsageError if the config has no such hook.
+    """
+    hook = cfg.get("default_hooks", {}).get("visualization")
+    if hook is None:
+        raise UsageError("--show and --show-dir need default_hooks.visualization in the config")
+    if str(hook.get("type")).split(".")[-1] == "SegVisualizationHook":
+        hook.draw = True
+        if show_dir:
+            cfg.visualizer.save_dir = show_dir
+    else:
+        hook.enable = True
+        hook.out_dir = show_dir
+    if show:
+        hook.show, hook.wait_time = True, wait_time
+
+
+def save_label_maps(cfg: Config, folder: str) -> None:
+    """Have the metric save predicted label maps below ``folder`` (mmsegmentation's ``--out``).
+
+    Raises: UsageError for a list of metrics.
+    """
+    if not isinstance(cfg.test_evaluator, dict):
+        raise UsageError("--out needs one metric in test_evaluator; use --dump for a list of metrics")
+    cfg.test_evaluator.output_dir = folder
+    cfg.test_evaluator.keep_results = True
+
+
+def dump_predictions(cfg: Config, file: str) -> None:
+    """Write all predictions to one pickle file (mmaction2's ``--dump``).
+
+    Raises: UsageError if the name does not end in .pkl or .pickle.
+    """
+    if Path(file).suffix not in (".pkl", ".pickle"):
+        raise UsageError(f"--dump has to end in .pkl or .pickle: {file}")
+    metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
+    cfg.test_evaluator = [*metrics, dict(type="DumpResults", out_file_path=file)]
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner that ``cfg`` describes; several processes on a machine without a GPU use gloo."""
+    notes = _prepare_cpu_processes(cfg) if cfg.launcher == "pytorch" and get_device() == "cpu" else []
+    if "runner_type" in cfg:
+        init_default_scope(cfg.get("default_scope", "mmengine"))
+        runner = RUNNERS.build(cfg)
+    else:
+        runner = Runner.from_cfg(cfg)
+    for note in notes:
+        runner.logger.warning(note)
+    return runner
+
+
+def _prepare_cpu_processes(cfg: Config) -> list[str]:
+    """mmengine's own set-up calls ``torch.cuda.set_device`` and gives DDP the id of a GPU."""
+    notes = ["no GPU: processes talk through gloo"]
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    wrapper = cfg.get("model_wrapper_cfg") or dict(
+        type="MMDistributedDataParallel", broadcast_buffers=False,
+        find_unused_parameters=cfg.get("find_unused_parameters", False))
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+    if _replace_sync_bn(cfg.model):
+        notes.append("no GPU: SyncBN replaced by BN, so each process normalises by its own batch")
+    return notes
+
+
+def _replace_sync_bn(node: object) -> bool:
+    """SyncBN to BN, in place, everywhere below ``node``. Returns whether there was any."""
+    if isinstance(node, dict):
+        found = node.get("type") == "SyncBN"
+        if found:
+            node["type"] = "BN"
+        return any([found, *map(_replace_sync_bn, node.values())])
+    if isinstance(node, (list, tuple)):
+        return any([_replace_sync_bn(item) for item in node])
+    return False

@@ -1,0 +1,20 @@
+"""The fusion methods and what they share. Needs torch alone."""
+from .block import FusionBlock
+from .concat import ConcatFusion
+from .contract import FusionOutput
+from .cross_attention import CrossAttentionFusion
+from .film import FiLMFusion
+from .gated import GatedFusion
+from .masking import MissingFill, ModalityDropout
+from .mlp import MLPFusion
+from .scfae import SCFAE
+from .sum import SumFusion
+
+FUSIONS: dict[str, type[FusionBlock]] = {
+    block.__name__: block
+    for block in (
+        SCFAE, SumFusion, ConcatFusion, MLPFusion, GatedFusion, FiLMFusion, CrossAttentionFusion,
+    )
+}
+
+__all__ = ["FUSIONS", "FusionBlock", "FusionOutput", "MissingFill", "ModalityDropout", *FUSIONS]

@@ -1,0 +1,308 @@
+"""SCFAE: Self-Consistent Field Autoencoder (Xiong et al., ICML 2026, arXiv:2410.15475v2, section 4).
+
+Expand each modality, split it into a shared and a specific part, hand the shared parts round the
+ring of modalities, recompose, reconstruct the encoders' outputs. Plain torch.
+
+Names follow the paper: V_m is the encoder output of modality m and l_m its width, l* = min l_m,
+n the expansion, b_m = round(b n l_m) the boundary, k = (m + 1) mod M the next modality in the ring.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .block import FusionBlock
+from .contract import FusionOutput, channel_axis, expand_mask, positions
+from .layers import ChannelLinear, SwiGLU, channels_last, make_norm
+
+__all__ = ["SCFAE"]
+
+METRICS = ("cosine", "mse")
+READS = ("post", "pre")
+NEIGHBOURS = ("zeros", "own", "next")
+BRANCHES = ("full", "shared", "specific")
+SILENT = 1e-6  # a feature vector of smaller norm has no direction to reconstruct
+
+
+class GatedStage(nn.Module):
+    """SwiGLU, normalised before it (``norm``) and bypassed (``residual``) where asked.
+
+    Shapes: any rank of the contract with ``channels`` channels, unchanged.
+    """
+
+    def __init__(self, channels: int, norm: str | None, residual: bool) -> None:
+        super().__init__()
+        self.norm = make_norm(norm, channels)
+        self.swiglu = SwiGLU(channels)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.swiglu(self.norm(x))
+        return x + y if self.residual else y
+
+
+class Parts(NamedTuple):
+    """What the ring hands to modality m: Z_specific (B, w_m) and Z_shared (B, w*), any rank."""
+
+    specific: Tensor
+    shared: Tensor
+
+
+class SCFAE(FusionBlock):
+    """Self-Consistent Field Autoencoder.
+
+    The defaults are what measured best; ``SCFAE(modalities, in_channels, norm=None)`` is the form
+    that the paper prints (24.14 M parameters at 512/512, Table 13), which hardly passes a gradient.
+
+    Args:
+        modalities: names in ring order: modality m receives the shared part of the next one.
+        in_channels: width l_m of each modality, looked up by name; widths may differ.
+        out_channels: None lets the head read all Z_m, concatenated in list order; a number adds one
+            linear readout to that width.
+        expansion: n of Eq. 3 (Table 10: 2 suffices).
+        shared_ratio: b, the share of the expanded features that is exchanged; one number, or a dict
+            by modality.
+        recon_weight: lambda of Eq. 6. 0 leaves the reconstruction out altogether.
+        recon_metric: ``cosine`` (1 - cosine similarity; Eq. 5 prints the similarity itself, whose
+            minimisation would be the wrong way round) or ``mse`` (Table 9).
+        norm: ``layer`` puts a LayerNorm before both SwiGLUs; None is the literal form.
+        residual: add the input of each SwiGLU to its output.
+        head_reads: Z after (``post``) or before (``pre``) SwiGLU_post.
+        missing_neighbour: what replaces the shared part of a neighbour that is missing: ``zeros``,
+            the modality's ``own`` part, or that of the ``next`` available one along the ring. The
+            last two need equal boundaries b_m.
+        detach_target: stop gradients at V_m as the target of the reconstruction. None: only without
+            norm, where an attached target collapses the features.
+        branch: ``full``, ``shared`` or ``specific``: the other branch of Z is zeroed (Table 14).
+        exchange: False keeps every shared part at home (k = m), the ablation of the ring.
+        width: light form for dense maps: modality m is first mapped from l_m to w_m and the block
+            runs at that width, while the reconstruction still goes back to l_m. A number of
+            channels, a ratio of l_m (float), a dict of either by modality, or None (no mapping).
+        missing_fill: see :class:`FusionBlock`.
+        modality_dropout: see :class:`FusionBlock`; the paper has none, measurements ask for 0.3 at
+            M = 2 and 0.5 at M = 3.
+
+    Shapes: feats {m: (B, l_m)} or any other rank of the contract, available {m: (B,)} bool ->
+        fused (B, sum_m (w_m + w*)) or (B, out_channels), w_m = l_m without ``width``.
+    Losses: ``fusion.loss_recon``, the sum over modalities of the mean over available samples and
+        positions. A missing modality's term is 0: there is nothing to conserve.
+    Raises: ValueError for any option outside its range.
+    Source: Eq. 3-6, Table 12.
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        in_channels: Mapping[str, int],
+        *,
+        out_channels: int | None = None,
+        expansion: float = 2,
+        shared_ratio: float | Mapping[str, float] = 0.5,
+        recon_weight: float = 1.0,
+        recon_metric: str = "cosine",
+        norm: str | None = "layer",
+        residual: bool = False,
+        head_reads: str = "post",
+        missing_neighbour: str = "zeros",
+        detach_target: bool | None = None,
+        branch: str = "full",
+        exchange: bool = True,
+        width: float | Mapping[str, float] | None = None,
+        missing_fill: str = "zeros",
+        modality_dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            modalities, in_channels, missing_fill=missing_fill, modality_dropout=modality_dropout
+        )
+        _check_choice("recon_metric", recon_metric, METRICS)
+        _check_choice("head_reads", head_reads, READS)
+        _check_choice("missing_neighbour", missing_neighbour, NEIGHBOURS)
+        _check_choice("branch", branch, BRANCHES)
+        if recon_weight < 0:
+            raise ValueError(f"recon_weight must be 0 or more, got {recon_weight}")
+        self.recon_weight = recon_weight
+        self.recon_metric = recon_metric
+        self.head_reads = head_reads
+        self.missing_neighbour = missing_neighbour
+        self.detach_target = norm is None if detach_target is None else detach_target
+        self.branch = branch
+
+        M = len(self.modalities)
+        step = 1 if exchange else 0
+        self.neighbour = {m: self.modalities[(i + step) % M] for i, m in enumerate(self.modalities)}
+        w = self._widths(width)
+        w_star = min(w.values())
+        self.expanded = {m: _expanded_width(m, w[m], expansion) for m in self.modalities}
+        self.boundary = self._boundaries(shared_ratio)
+        if missing_neighbour != "zeros" and len(set(self.boundary.values())) > 1:
+            raise ValueError(
+                f"missing_neighbour={missing_neighbour!r} passes one modality's shared part through "
+                f"another's mapping, which needs equal boundaries, but they are {self.boundary}; "
+                "choose missing_neighbour='zeros' or shared_ratio such that b_m agree"
+            )
+
+        def per_modality(build):
+            return nn.ModuleDict({m: build(m) for m in self.modalities})
+
+        if width is not None:
+            self.P_reduce = per_modality(lambda m: ChannelLinear(self.in_channels[m], w[m]))
+        self.pre = per_modality(lambda m: GatedStage(w[m], norm, residual))
+        self.P_expand = per_modality(lambda m: ChannelLinear(w[m], self.expanded[m]))
+        self.P_shared = per_modality(lambda m: ChannelLinear(self.boundary[self.neighbour[m]], w_star))
+        self.P_specific = per_modality(
+            lambda m: ChannelLinear(self.expanded[m] - self.boundary[m], w[m])
+        )
+        self.post = per_modality(lambda m: GatedStage(w[m] + w_star, norm, residual))
+        if recon_weight > 0:
+            self.P_recon = per_modality(lambda m: ChannelLinear(w[m] + w_star, self.in_channels[m]))
+        width_Z = sum(w[m] + w_star for m in self.modalities)
+        self.readout = nn.Identity() if out_channels is None else ChannelLinear(width_Z, out_channels)
+        self._out_channels = width_Z if out_channels is None else out_channels
+
+    @property
+    def out_channels(self) -> int:
+        return self._out_channels
+
+    def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
+        V = {m: channels_last(feats[m]) for m in self.modalities}
+        parts = self._exchange(V, available)
+        Z = {m: self._recompose(parts[m]) for m in self.modalities}
+        Z_post = {m: self.post[m](Z[m]) for m in self.modalities}
+
+        read = Z_post if self.head_reads == "post" else Z
+        axis = channel_axis(V[self.modalities[0]])
+        fused = self.readout(torch.cat([read[m] for m in self.modalities], axis))
+        if self.recon_weight == 0:
+            return FusionOutput(fused)
+
+        distance = {
+            m: self._distance(V[m], self.P_recon[m](Z_post[m]), available[m]) for m in self.modalities
+        }
+        recon = self.recon_weight * sum(distance.values())
+        diagnostics = {f"fusion.recon_distance.{m}": d for m, d in distance.items()}
+        return FusionOutput(fused, {"fusion.loss_recon": recon}, diagnostics)
+
+    def parts(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Parts]:
+        """Z_specific and Z_shared of every modality (Eq. 4), for plots and probes. No dropout."""
+        available = self.check(feats, available)
+        filled = self.missing_fill(feats, available)
+        return self._exchange({m: channels_last(filled[m]) for m in self.modalities}, available)
+
+    def _exchange(self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Parts]:
+        """Eq. 3 and 4: expand, split, substitute the neighbour's shared part, map to size."""
+        shared_hat, specific_hat = {}, {}
+        for m in self.modalities:
+            x = self.P_reduce[m](V[m]) if hasattr(self, "P_reduce") else V[m]
+            Z_hat = F.gelu(self.P_expand[m](self.pre[m](x)))
+            b = self.boundary[m]
+            shared_hat[m], specific_hat[m] = Z_hat.split([b, self.expanded[m] - b], channel_axis(Z_hat))
+        return {
+            m: Parts(
+                specific=F.gelu(self.P_specific[m](specific_hat[m])),
+                shared=F.gelu(self.P_shared[m](self._from_neighbour(m, shared_hat, available))),
+            )
+            for m in self.modalities
+        }
+
+    def _from_neighbour(
+        self, m: str, shared_hat: Mapping[str, Tensor], available: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Shared part that m receives from k; where k is missing, what ``missing_neighbour`` says."""
+        k = self.neighbour[m]
+        if self.missing_neighbour == "zeros":
+            stand_in = shared_hat[k].new_zeros(())
+        elif self.missing_neighbour == "own":
+            stand_in = shared_hat[m]
+        else:
+            stand_in = shared_hat[m]
+            for j in reversed(self._ring_after(k)):
+                stand_in = torch.where(expand_mask(available[j], stand_in), shared_hat[j], stand_in)
+        return torch.where(expand_mask(available[k], shared_hat[k]), shared_hat[k], stand_in)
+
+    def _ring_after(self, k: str) -> list[str]:
+        start = self.modalities.index(k) + 1
+        return [*self.modalities[start:], *self.modalities[: start - 1]]
+
+    def _recompose(self, parts: Parts) -> Tensor:
+        """Z_m = [specific; shared], with one branch zeroed if ``branch`` says so (Table 14)."""
+        specific, shared = parts
+        if self.branch == "shared":
+            specific = torch.zeros_like(specific)
+        if self.branch == "specific":
+            shared = torch.zeros_like(shared)
+        return torch.cat([specific, shared], channel_axis(specific))
+
+    def _distance(self, V: Tensor, recon: Tensor, available_B: Tensor) -> Tensor:
+        """Mean of 1 - cos(V, recon), or of the squared error, over available samples and positions."""
+        axis = channel_axis(V)
+        target = V.detach() if self.detach_target else V
+        if target.dtype != torch.float64:  # half precision cannot hold a norm of large features
+            target, recon = target.float(), recon.float()
+        counts = expand_mask(available_B, V)
+        if self.recon_metric == "cosine":
+            counts = counts & (target.detach().norm(dim=axis, keepdim=True) > SILENT)
+        # masked before the metric: the gradient of the cosine is 7.5e7 at V = 0
+        target = torch.where(counts, target, 1.0)
+        recon = torch.where(counts, recon, 1.0)
+        if self.recon_metric == "cosine":
+            distance = 1 - F.cosine_similarity(target, recon, dim=axis, eps=SILENT)
+        else:
+            distance = (target - recon).square().mean(axis)
+        number = available_B.sum().clamp(min=1) * positions(V).numel()
+        return distance.sum() / number
+
+    def _widths(self, width: float | Mapping[str, float] | None) -> dict[str, int]:
+        if width is None:
+            return dict(self.in_channels)
+        given = _by_modality("width", width, self.modalities)
+        w = {
+            m: round(v * self.in_channels[m]) if isinstance(v, float) else v for m, v in given.items()
+        }
+        for m in self.modalities:
+            if w[m] < 1:
+                raise ValueError(f"width of {m!r} comes to {w[m]} channels (width={width!r})")
+        return w
+
+    def _boundaries(self, shared_ratio: float | Mapping[str, float]) -> dict[str, int]:
+        given = _by_modality("shared_ratio", shared_ratio, self.modalities)
+        boundary = {m: round(given[m] * self.expanded[m]) for m in self.modalities}
+        for m, b in boundary.items():
+            if not 0 < b < self.expanded[m]:
+                raise ValueError(
+                    f"shared_ratio={given[m]} of {m!r} leaves {b} shared of {self.expanded[m]} expanded "
+                    "channels; both parts need at least one"
+                )
+        return boundary
+
+    def extra_repr(self) -> str:
+        ring = " -> ".join((*self.modalities, self.modalities[0]))
+        return f"ring {ring}, boundary={self.boundary}, recon_weight={self.recon_weight}, branch={self.branch}"
+
+
+def _expanded_width(m: str, w: int, expansion: float) -> int:
+    if expansion <= 0:
+        raise ValueError(f"expansion must be positive, got {expansion}")
+    expanded = round(expansion * w)
+    if expanded < 2:
+        raise ValueError(f"expansion={expansion} leaves {expanded} channels for {m!r} of width {w}")
+    return expanded
+
+
+def _by_modality(key: str, value: float | Mapping[str, float], modalities: Sequence[str]) -> dict[str, float]:
+    """One number for all, or a dict that names exactly the modalities."""
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(modalities, value)
+    if set(value) != set(modalities):
+        raise ValueError(f"{key} names {sorted(value)}, modalities names {list(modalities)}")
+    return {m: value[m] for m in modalities}
+
+
+def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{key} must be one of {list(choices)}, got {value!r}")

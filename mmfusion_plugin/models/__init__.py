@@ -1,0 +1,5 @@
+"""Registered parts that both tasks share: encoders and fusion necks. Needs mmengine."""
+from .backbone import MultimodalBackbone
+from .necks import NECKS, FusionNeck, SingleModality
+
+__all__ = ["NECKS", "FusionNeck", "MultimodalBackbone", "SingleModality"]

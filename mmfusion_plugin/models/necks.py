@@ -1,0 +1,195 @@
+"""Fusion blocks as necks: one block per level of the encoders' pyramids."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmfusion_plugin.fusion import FUSIONS, FusionBlock, FusionOutput
+from mmfusion_plugin.fusion.contract import check_batch, check_modalities, positions
+from mmfusion_plugin.fusion.layers import ChannelLinear
+from mmfusion_plugin.fusion.masking import ModalityDropout
+
+__all__ = ["FusionNeck", "SingleModality"]
+
+Features = Mapping[str, Tensor | Sequence[Tensor]]
+RESIZE = {3: "linear", 4: "bilinear", 5: "trilinear"}
+
+
+class FusionNeck(BaseModule):
+    """A pyramid of one fusion method's blocks, registered under the method's own name.
+
+    Args:
+        modalities: names, in fusion order; a list, because no dict's order carries meaning.
+        in_channels: width of each modality: a number for one level, a list for a pyramid.
+        out_channels: width of each fused level (a list), of all (a number), or None: the method's.
+        align: where positions differ between modalities, whose grid the others are resized to
+            (linear interpolation): a modality's name, ``first`` for the first of ``modalities``, or
+            ``none`` to raise instead.
+        level_options: one dict per level, laid over ``options``.
+        modality_dropout: drawn once for all levels.
+        options: of the fusion block.
+
+    Shapes: feats {m: tuple of (B, C_m, H, W), or one tensor}, available {m: (B,)} bool ->
+        FusionOutput; ``fused`` is a tuple if ``in_channels`` holds lists, else one tensor. Losses and
+        diagnostics are means over levels.
+    Raises: ValueError for names, numbers of levels or widths that do not agree.
+    """
+
+    block: type[FusionBlock]
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        in_channels: Mapping[str, int | Sequence[int]],
+        out_channels: int | Sequence[int] | None = None,
+        *,
+        align: str = "first",
+        level_options: Sequence[Mapping] | None = None,
+        modality_dropout: float = 0.0,
+        init_cfg: dict | None = None,
+        **options,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.modalities = check_modalities(modalities)
+        if align not in ("first", "none", *self.modalities):
+            raise ValueError(f"neck.align must be 'first', 'none' or one of {list(modalities)}, got {align!r}")
+        self.align = self.modalities[0] if align == "first" else align
+        self.pyramid, levels = _levels(self.modalities, in_channels)
+        outs = _per_level("out_channels", out_channels, len(levels))
+        extra = [{}] * len(levels) if level_options is None else list(level_options)
+        if len(extra) != len(levels):
+            raise ValueError(f"neck.level_options has {len(extra)} entries for {len(levels)} levels")
+        self.modality_dropout = ModalityDropout(self.modalities, modality_dropout)
+        self.levels = nn.ModuleList(
+            self.block(self.modalities, widths, out_channels=out, **{**options, **more})
+            for widths, out, more in zip(levels, outs, extra)
+        )
+
+    @property
+    def out_channels(self) -> list[int]:
+        return [level.out_channels for level in self.levels]
+
+    def forward(self, feats: Features, available: Mapping[str, Tensor] | None = None) -> FusionOutput:
+        pyramid = self._by_level(feats)
+        available = check_batch(self.modalities, self.levels[0].in_channels, pyramid[0], available)
+        available = self.modality_dropout(available)
+        outs = [block(level, available) for block, level in zip(self.levels, pyramid)]
+        if not self.pyramid:
+            return outs[0]
+        return FusionOutput(
+            fused=tuple(out.fused for out in outs),
+            losses=_means([out.losses for out in outs]),
+            diagnostics=_means([out.diagnostics for out in outs]),
+        )
+
+    def _by_level(self, feats: Features) -> list[dict[str, Tensor]]:
+        if set(feats) != set(self.modalities):
+            raise ValueError(
+                f"neck.modalities is {list(self.modalities)}, the batch holds {sorted(feats)}; "
+                "rename it in the config or the stream in the pipeline"
+            )
+        tuples = {m: (x,) if isinstance(x, Tensor) else tuple(x) for m, x in feats.items()}
+        for m in self.modalities:
+            if len(tuples[m]) != len(self.levels):
+                raise ValueError(
+                    f"the {m!r} encoder gives {len(tuples[m])} levels, neck.in_channels.{m} lists "
+                    f"{len(self.levels)}; change it or the backbone's out_indices"
+                )
+        return [
+            self._to_one_grid({m: tuples[m][i] for m in self.modalities}) for i in range(len(self.levels))
+        ]
+
+    def _to_one_grid(self, level: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.align == "none" or level[self.align].ndim < 3:
+            return level
+        grid = positions(level[self.align])
+        return {m: x if positions(x) == grid else _resize(x, grid) for m, x in level.items()}
+
+
+def _resize(x: Tensor, grid: torch.Size) -> Tensor:
+    if x.ndim == 3:
+        return F.interpolate(x.mT, grid, mode=RESIZE[3], align_corners=False).mT
+    return F.interpolate(x, grid, mode=RESIZE[x.ndim], align_corners=False)
+
+
+def _levels(
+    modalities: Sequence[str], in_channels: Mapping[str, int | Sequence[int]]
+) -> tuple[bool, list[dict[str, int]]]:
+    """(whether it is a pyramid, widths by modality for each level)."""
+    if not isinstance(in_channels, Mapping) or set(in_channels) != set(modalities):
+        given = sorted(in_channels) if isinstance(in_channels, Mapping) else in_channels
+        raise ValueError(f"neck.in_channels names {given}, neck.modalities names {list(modalities)}")
+    single = {m: isinstance(in_channels[m], int) for m in modalities}
+    if all(single.values()):
+        return False, [{m: in_channels[m] for m in modalities}]
+    if any(single.values()):
+        raise ValueError(f"neck.in_channels mixes numbers and lists: {dict(in_channels)}")
+    numbers = {m: len(in_channels[m]) for m in modalities}
+    if len(set(numbers.values())) > 1:
+        raise ValueError(f"neck.in_channels lists different numbers of levels: {numbers}")
+    return True, [{m: in_channels[m][i] for m in modalities} for i in range(numbers[modalities[0]])]
+
+
+def _per_level(key: str, value: int | Sequence[int] | None, levels: int) -> list[int | None]:
+    if value is None or isinstance(value, int):
+        return [value] * levels
+    if len(value) != levels:
+        raise ValueError(f"neck.{key} has {len(value)} entries for {levels} levels")
+    return list(value)
+
+
+def _means(dicts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([d[name] for d in dicts]).mean(0) for name in dicts[0]}
+
+
+def _register(name: str, block: type[FusionBlock]) -> type[FusionNeck]:
+    neck = type(name, (FusionNeck,), {"block": block, "__doc__": f"Neck of :class:`{block.__name__}` blocks."})
+    return MODELS.register_module(name=name, module=neck)
+
+
+NECKS = {name: _register(name, block) for name, block in FUSIONS.items()}
+
+
+@MODELS.register_module()
+class SingleModality(BaseModule):
+    """One modality alone, projected like the baselines: the unimodal rows of a table.
+
+    Shapes: feats {m: tuple of maps, or one tensor} -> FusionOutput of ``modality``'s levels.
+    Raises: ValueError if the modality is not in the batch or is missing in a sample.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        in_channels: int | Sequence[int],
+        out_channels: int | Sequence[int] | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.modality = modality
+        self.pyramid = not isinstance(in_channels, int)
+        widths = list(in_channels) if self.pyramid else [in_channels]
+        outs = _per_level("out_channels", out_channels, len(widths))
+        self.project = nn.ModuleList(
+            nn.Identity() if out is None else ChannelLinear(width, out) for width, out in zip(widths, outs)
+        )
+
+    def forward(self, feats: Features, available: Mapping[str, Tensor] | None = None) -> FusionOutput:
+        if self.modality not in feats:
+            raise ValueError(f"neck.modality is {self.modality!r}, the batch holds {sorted(feats)}")
+        if available is not None and not available[self.modality].all():
+            raise ValueError(f"neck.modality {self.modality!r} is the only one and is missing in a sample")
+        x = feats[self.modality]
+        levels = (x,) if isinstance(x, Tensor) else tuple(x)
+        if len(levels) != len(self.project):
+            raise ValueError(
+                f"the {self.modality!r} encoder gives {len(levels)} levels, neck.in_channels lists "
+                f"{len(self.project)}"
+            )
+        fused = tuple(project(level) for project, level in zip(self.project, levels))
+        return FusionOutput(fused if self.pyramid else fused[0])

@@ -1,0 +1,162 @@
+"""From one tensor per sensor to the single normalised tensor that mmsegmentation passes around."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.logging import print_log
+from mmseg.models import SegDataPreProcessor
+from mmseg.registry import MODELS
+from torch import Tensor
+
+__all__ = ["MultimodalSegDataPreProcessor"]
+
+
+@MODELS.register_module()
+class MultimodalSegDataPreProcessor(SegDataPreProcessor):
+    """Normalise each modality, stack them along channels, pad, and carry their availability.
+
+    Zero after normalisation stands for "nothing known": padding, invalid readings and missing
+    modalities all become 0, the mean of the sensor.
+
+    Args:
+        modalities: names in stacking order, as in ``model.backbone.modalities``.
+        mean, std: one value per channel and modality, in the sensor's own unit (grey levels, metres).
+        bgr_to_rgb: modalities with three channels to be reversed.
+        invalid: reading that means "no value", by modality (depth: 0).
+        size, size_divisor, seg_pad_val, test_cfg: as in mmsegmentation's SegDataPreProcessor.
+        test_missing: modalities that evaluation treats as missing, whatever the data hold.
+
+    Shapes: inputs {m: list of (C_m, H, W)} (or a list of such dicts) -> (B, sum C_m, H, W) float32.
+    Raises: ValueError for names or lengths that do not agree, sizes that differ between sensors,
+        and samples without any modality.
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        mean: Mapping[str, Sequence[float]],
+        std: Mapping[str, Sequence[float]],
+        bgr_to_rgb: Sequence[str] = (),
+        invalid: Mapping[str, float] | None = None,
+        size: tuple[int, int] | None = None,
+        size_divisor: int | None = None,
+        seg_pad_val: int = 255,
+        test_missing: Sequence[str] = (),
+        test_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            size=size, size_divisor=size_divisor, pad_val=0, seg_pad_val=seg_pad_val, test_cfg=test_cfg
+        )
+        invalid = invalid or {}
+        for key, names in (("mean", mean), ("std", std)):
+            if set(names) != set(modalities):
+                raise ValueError(
+                    f"data_preprocessor.{key} names {sorted(names)}, modalities names {list(modalities)}"
+                )
+        for key, names in (("bgr_to_rgb", bgr_to_rgb), ("invalid", invalid), ("test_missing", test_missing)):
+            unknown = sorted(set(names) - set(modalities))
+            if unknown:
+                raise ValueError(
+                    f"data_preprocessor.{key} names {unknown}, modalities names {list(modalities)}"
+                )
+        if set(test_missing) == set(modalities):
+            raise ValueError(
+                f"data_preprocessor.test_missing names every modality ({list(modalities)}); leave at least one"
+            )
+        self.modalities = tuple(modalities)
+        self.invalid = dict(invalid)
+        self.reverse = tuple(bgr_to_rgb)
+        self.test_missing = tuple(test_missing)
+        for m in self.modalities:
+            if len(mean[m]) != len(std[m]) or min(std[m]) <= 0:
+                raise ValueError(
+                    f"data_preprocessor.mean.{m} {list(mean[m])} and std.{m} {list(std[m])} must have one "
+                    "value per channel, std positive"
+                )
+            self.register_buffer(f"mean_{m}", torch.tensor(mean[m], dtype=torch.float32).view(-1, 1, 1), False)
+            self.register_buffer(f"std_{m}", torch.tensor(std[m], dtype=torch.float32).view(-1, 1, 1), False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        data = self.cast_data(data)
+        samples = self._by_sample(data["inputs"])
+        data_samples = data.get("data_samples") or [None] * len(samples)
+        stacked = []
+        for streams, data_sample in zip(samples, data_samples):
+            available = self._availability(data_sample, training)
+            stacked.append(torch.cat([self._normalise(m, streams, available[m], data_sample) for m in self.modalities]))
+            if data_sample is not None:
+                data_sample.set_metainfo({"available": available})
+        if training and self.size is None and self.size_divisor is None:
+            raise ValueError("training needs data_preprocessor.size or data_preprocessor.size_divisor")
+        return super().forward({"inputs": stacked, "data_samples": data.get("data_samples")}, training)
+
+    def _by_sample(self, inputs: Mapping[str, Sequence[Tensor]] | Sequence[Mapping[str, Tensor]]) -> list[dict]:
+        """The collate function turns a list of dicts into a dict of lists; take either."""
+        if isinstance(inputs, Mapping):
+            self._check_names(inputs)
+            return [dict(zip(inputs, tensors)) for tensors in zip(*inputs.values())]
+        if not all(isinstance(streams, Mapping) for streams in inputs):
+            raise ValueError(
+                "inputs must hold one tensor per modality; end the pipeline with dict(type='PackModalities', "
+                f"modalities={list(self.modalities)})"
+            )
+        for streams in inputs:
+            self._check_names(streams)
+        return list(inputs)
+
+    def _check_names(self, streams: Mapping) -> None:
+        if set(streams) != set(self.modalities):
+            raise ValueError(
+                f"data_preprocessor.modalities is {list(self.modalities)}, the pipeline packs "
+                f"{sorted(streams)}; make PackModalities.modalities agree"
+            )
+
+    def _availability(self, data_sample, training: bool) -> dict[str, bool]:
+        recorded = {} if data_sample is None else data_sample.metainfo.get("available", {})
+        hidden = () if training else self.test_missing
+        available = {m: bool(recorded.get(m, True)) and m not in hidden for m in self.modalities}
+        if not any(available.values()):
+            there = [m for m in self.modalities if recorded.get(m, True)]
+            raise ValueError(
+                f"sample {_name(data_sample)} has no modality left: its files give {there}, and "
+                f"data_preprocessor.test_missing hides {list(hidden)}"
+            )
+        return available
+
+    def _normalise(self, m: str, streams: Mapping[str, Tensor], available: bool, data_sample) -> Tensor:
+        x, mean, std = streams[m], getattr(self, f"mean_{m}"), getattr(self, f"std_{m}")
+        if x.shape[0] != mean.shape[0]:
+            raise ValueError(
+                f"{m!r} has {x.shape[0]} channels in sample {_name(data_sample)}, data_preprocessor.mean.{m} "
+                f"lists {mean.shape[0]}"
+            )
+        first = streams[self.modalities[0]]
+        if x.shape[1:] != first.shape[1:]:
+            raise ValueError(
+                f"{m!r} is {tuple(x.shape[1:])} and {self.modalities[0]!r} {tuple(first.shape[1:])} "
+                f"in sample {_name(data_sample)}; sensors must be registered to one size"
+            )
+        if not available:
+            return torch.zeros(x.shape, device=x.device)
+        if m in self.reverse:
+            x = x.flip(0)
+        known = torch.ones_like(x, dtype=torch.bool) if m not in self.invalid else x != self.invalid[m]
+        if x.is_floating_point():
+            finite = torch.isfinite(x)
+            if not finite.all():
+                print_log(
+                    f"{m!r} of sample {_name(data_sample)} holds {int((~finite).sum())} non-finite values; "
+                    "they are treated as invalid readings",
+                    logger="current",
+                    level=30,
+                )
+            known &= finite
+        return torch.where(known, (x.float() - mean) / std, 0.0)
+
+
+def _name(data_sample) -> str:
+    if data_sample is None:
+        return "?"
+    paths = data_sample.metainfo.get("modality_paths") or data_sample.metainfo.get("img_path")
+    return str(paths)

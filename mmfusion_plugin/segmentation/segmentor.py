@@ -1,0 +1,105 @@
+"""Stock EncoderDecoder with a fusion neck: fusion losses, per-modality heads, availability."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.registry import MODELS
+from mmseg.utils import add_prefix
+from torch import Tensor, nn
+
+from mmfusion_plugin.fusion import FusionOutput
+
+__all__ = ["MultimodalEncoderDecoder", "availability"]
+
+
+def availability(modalities: Sequence[str], metas: Sequence[Mapping], device: torch.device) -> dict[str, Tensor]:
+    """{m: (B,) bool} from the samples' ``available`` metainfo; what is not recorded is there."""
+    return {
+        m: torch.tensor([bool(meta.get("available", {}).get(m, True)) for meta in metas], device=device)
+        for m in modalities
+    }
+
+
+@MODELS.register_module()
+class MultimodalEncoderDecoder(EncoderDecoder):
+    """EncoderDecoder whose neck fuses modalities.
+
+    Whole and sliding-window inference, test-time augmentation and post-processing are stock: the
+    input is one stacked tensor, and the availability travels in the samples' metainfo.
+
+    Args:
+        backbone: a :class:`MultimodalBackbone`.
+        neck: a fusion neck; its losses join the task's.
+        modality_heads: auxiliary decode heads by modality, each reading that modality's own encoder
+            (losses ``aux_<m>.*``), on the samples in which the modality is available.
+        others: as in EncoderDecoder.
+
+    Shapes: inputs (B, sum C_m, H, W) -> logits (B, classes, h, w).
+    Raises: ValueError if the neck does not fuse, or ``modality_heads`` names an unknown modality.
+    """
+
+    def __init__(self, backbone: dict, neck: dict, decode_head: dict, modality_heads: dict | None = None,
+                 **kwargs) -> None:
+        super().__init__(backbone=backbone, decode_head=decode_head, neck=neck, **kwargs)
+        self.modalities = tuple(self.backbone.modalities)
+        unknown = sorted(set(modality_heads or {}) - set(self.modalities))
+        if unknown:
+            raise ValueError(
+                f"model.modality_heads names {unknown}, backbone.modalities names {list(self.modalities)}"
+            )
+        self.modality_heads = nn.ModuleDict(
+            {m: MODELS.build(modality_heads[m]) for m in self.modalities if m in (modality_heads or {})}
+        )
+
+    def extract_feat(self, inputs: Tensor, metas: Sequence[Mapping] | None = None) -> tuple[Tensor, ...]:
+        """Fused pyramid that the decode head reads. ``metas`` None: every modality is there."""
+        return self._fuse(self.backbone(inputs), metas).fused
+
+    def _fuse(self, feats: Mapping[str, tuple[Tensor, ...]], metas: Sequence[Mapping] | None) -> FusionOutput:
+        available = None
+        if metas is not None:
+            device = next(iter(feats.values()))[0].device
+            available = availability(self.modalities, metas, device)
+        output = self.neck(feats, available)
+        if not isinstance(output, FusionOutput):
+            raise ValueError(
+                f"model.neck {type(self.neck).__name__} returns {type(output).__name__}; "
+                "use one of the fusion necks (SCFAE, ConcatFusion, ...)"
+            )
+        return output
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        fused = self.extract_feat(inputs, batch_img_metas)
+        return self.decode_head.predict(fused, batch_img_metas, self.test_cfg)
+
+    def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
+        metas = [sample.metainfo for sample in data_samples]
+        feats = self.backbone(inputs)
+        output = self._fuse(feats, metas)
+        losses = {**self._decode_head_forward_train(output.fused, data_samples), **output.losses}
+        if self.with_auxiliary_head:
+            losses.update(self._auxiliary_head_forward_train(output.fused, data_samples))
+        available = availability(self.modalities, metas, inputs.device)
+        for m, head in self.modality_heads.items():
+            losses.update(add_prefix(self._modality_loss(head, feats[m], data_samples, available[m]), f"aux_{m}"))
+        # not summed into the loss (no name holds "loss"), but logged beside it
+        losses.update({name: value for name, value in output.diagnostics.items() if value.ndim == 0})
+        return losses
+
+    def _modality_loss(self, head: nn.Module, levels: tuple[Tensor, ...], data_samples: list,
+                       available_B: Tensor) -> dict[str, Tensor]:
+        rows = available_B.nonzero().flatten()
+        if len(rows) == 0:  # the head's parameters still need a gradient on this rank
+            losses = head.loss(levels, data_samples, self.train_cfg)
+            return {name: value * 0 for name, value in losses.items()}
+        if len(rows) == len(data_samples):
+            return head.loss(levels, data_samples, self.train_cfg)
+        return head.loss(
+            tuple(level[rows] for level in levels), [data_samples[i] for i in rows.tolist()], self.train_cfg
+        )
+
+    def _forward(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
+        metas = None if data_samples is None else [sample.metainfo for sample in data_samples]
+        return self.decode_head.forward(self.extract_feat(inputs, metas))

@@ -1,0 +1,199 @@
+"""Each cure of a released wheel: the symptom without it, its absence with it."""
+from __future__ import annotations
+
+import pickle
+import sys
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from without import python
+
+from mmfusion_plugin import compat
+
+CURES = {cure.name: cure for cure in compat.CURES}
+
+
+def need(name: str) -> None:
+    if not CURES[name].needed():
+        pytest.skip(f"this environment has no symptom of {name}")
+
+
+def test_apply_is_idempotent_and_reports_what_is_needed():
+    first = compat.apply()
+    modules = {name: sys.modules.get(name) for name in ("mmcv._ext", "mmaction.models.localizers.drn")}
+    allowed = set(torch.serialization.get_safe_globals())
+    assert compat.apply() == first == [cure for cure in compat.CURES if cure.needed()]
+    assert all(sys.modules.get(name) is module for name, module in modules.items())
+    assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+# --- mmcv._ext
+
+
+def test_mmcv_ops_cannot_be_imported_without_the_cure(tmp_path):
+    need("mmcv-ext")
+    run = python(tmp_path, "-c", "import mmcv.ops")
+    assert "No module named 'mmcv._ext'" in run.stderr
+
+
+def test_operator_imports_and_says_what_to_install_when_called():
+    need("mmcv-ext")
+    from mmcv.ops import nms
+
+    with pytest.raises(RuntimeError, match=r"nms.*install full mmcv"):
+        nms(torch.rand(3, 4), torch.rand(3), 0.5)
+
+
+def test_stand_in_does_not_pretend_to_be_full_mmcv():
+    need("mmcv-ext")
+    from mmengine.utils.dl_utils import mmcv_full_available
+
+    assert not mmcv_full_available()
+
+
+def test_full_mmcv_is_left_alone(tmp_path):
+    (tmp_path / "site/mmcv").mkdir(parents=True)
+    (tmp_path / "site/mmcv/__init__.py").touch()
+    (tmp_path / "site/mmcv/_ext.py").touch()
+    code = ("from mmfusion_plugin import compat; import mmcv._ext; "
+            "print(compat.CURES[0].needed(), mmcv._ext.__file__)")
+    run = python(tmp_path, "-W", "ignore", "-c", code, without=["mmengine", "mmseg", "mmaction"],
+                 path=[tmp_path / "site"])
+    assert run.stdout.split() == ["False", str(tmp_path / "site/mmcv/_ext.py")], run.stderr
+
+
+# --- mmaction.models.localizers.drn
+
+
+def test_mmaction_models_cannot_be_imported_without_the_cure(tmp_path):
+    need("mmaction-drn")
+    without_drn = "import mmfusion_plugin, sys; [sys.modules.pop(m) for m in list(sys.modules) if '.drn' in m]"
+    run = python(tmp_path, "-c", f"{without_drn}; import mmaction.models")
+    assert "No module named 'mmaction.models.localizers.drn'" in run.stderr
+
+
+def test_mmaction_models_can_be_imported_and_drn_says_what_is_missing():
+    need("mmaction-drn")
+    from mmaction.models.localizers import DRN
+
+    with pytest.raises(RuntimeError, match="DRN is not part of the installed mmaction2 wheel"):
+        DRN()
+
+
+# --- torch.load
+
+TRAIN = """
+import sys
+if 'cured' in sys.argv:
+    import mmfusion_plugin
+import numpy as np, torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+
+class Model(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.line = torch.nn.Linear(2, 1)
+    def forward(self, x, mode='tensor'):
+        y = self.line(x)
+        return dict(loss=y.square().mean()) if mode == 'loss' else [y]
+
+class Score(BaseMetric):
+    def process(self, batch, outputs):
+        self.results.append(1)
+    def compute_metrics(self, results):
+        return dict(score=np.float64(0.5), count=np.int64(3))
+
+data = [dict(x=torch.ones(2)) for _ in range(4)]
+loader = dict(dataset=data, batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False))
+runner = Runner(
+    model=Model(), work_dir='work', resume='resume' in sys.argv,
+    train_dataloader=loader, train_cfg=dict(by_epoch=True, max_epochs=3 if 'resume' in sys.argv else 2),
+    val_dataloader=loader, val_cfg=dict(), val_evaluator=[Score()],
+    optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.01)),
+    param_scheduler=[dict(type='OneCycleLR', eta_max=0.1, total_steps=10), dict(type='PolyLR', end=9)],
+    default_hooks=dict(logger=dict(type='LoggerHook', interval=1),
+                       checkpoint=dict(type='CheckpointHook', interval=1, save_best='score')),
+    custom_hooks=[dict(type='EMAHook')])
+runner.train()
+print('HISTORY', len(runner.message_hub.get_scalar('train/loss').data[0]))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A work folder after two epochs of two iterations: EMA, two schedules, a best score from numpy."""
+    folder = tmp_path_factory.mktemp("trained")
+    run = python(folder, "-c", TRAIN)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+def test_resume_fails_without_the_cure(trained):
+    need("torch-load")
+    run = python(trained, "-c", TRAIN, "resume")
+    assert run.returncode == 1
+    assert "UnpicklingError: Weights only load failed" in run.stderr
+
+
+def test_resume_goes_on_with_the_history(trained):
+    run = python(trained, "-c", TRAIN, "resume", "cured")
+    assert run.returncode == 0, run.stderr
+    assert "resumed epoch: 2, iter: 4" in run.stdout + run.stderr
+    assert "HISTORY 6" in run.stdout
+
+
+def test_every_checkpoint_of_the_runner_loads_with_weights_only(trained):
+    files = sorted((trained / "work").glob("*.pth"))
+    assert any(file.name.startswith("best_score") for file in files)
+    for file in files:
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+        loss = stored["message_hub"]["log_scalars"]["train/loss"]
+        assert isinstance(loss, HistoryBuffer)
+        assert loss.mean() == loss.data[0].mean()
+
+
+def test_numpy_1_names_load(tmp_path):
+    need("torch-load")
+    import numpy as np
+
+    torch.save({"best": np.float64(0.25), "history": np.arange(3.0)}, tmp_path / "new.pth")
+    # Same length, so that the archive's sizes stay valid: numpy 1 had no underscore.
+    content = (tmp_path / "new.pth").read_bytes()
+    assert b"numpy._core.multiarray" in content
+    import io
+    import zipfile
+
+    old = io.BytesIO()
+    with zipfile.ZipFile(tmp_path / "new.pth") as source, zipfile.ZipFile(old, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name).replace(b"numpy._core.", b"numpy.core."))
+    old.seek(0)
+    stored = torch.load(old, weights_only=True)
+    assert stored["best"] == 0.25
+    assert stored["history"].tolist() == [0.0, 1.0, 2.0]
+
+
+class Reach:
+    """Pickles as getattr(owner, name)."""
+
+    def __init__(self, owner, name):
+        self.what = (owner, name)
+
+    def __reduce__(self):
+        return getattr, self.what
+
+
+@pytest.mark.parametrize("name", ["__init__", "register_statistics", "__class__"])
+def test_stored_getattr_reaches_no_other_attribute(tmp_path, name):
+    torch.save({"x": Reach(HistoryBuffer, name)}, tmp_path / "bad.pth")
+    with pytest.raises(pickle.UnpicklingError, match="never stores"):
+        torch.load(tmp_path / "bad.pth", weights_only=True)
+
+
+def test_other_types_stay_refused(tmp_path):
+    torch.save({"x": compat.Clash("a", "b")}, tmp_path / "bad.pth")
+    with pytest.raises(pickle.UnpicklingError, match="Unsupported global"):
+        torch.load(tmp_path / "bad.pth", weights_only=True)

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
+# One process per GPU; without a GPU, GPUS processes on the CPU. Several machines: NNODES, NODE_RANK, MASTER_ADDR, PORT.
+set -euo pipefail
+if [ $# -lt 2 ]; then
+    echo "usage: $0 CONFIG GPUS [arguments of tools/train.py]" >&2
+    exit 2
+fi
+config=$1 gpus=$2
+tools=$(cd "$(dirname "$0")" && pwd)
+
+PYTHONPATH="$(dirname "$tools")${PYTHONPATH:+:$PYTHONPATH}" \
+exec "${PYTHON:-python}" -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" \
+    --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master_port="${PORT:-29500}" \
+    --nproc_per_node="$gpus" \
+    "$tools/train.py" "$config" --launcher pytorch "${@:3}"
