@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
 
-__all__ = ["MultimodalEncoderDecoder", "availability"]
+__all__ = ["FusionEncoderDecoder", "availability"]
 
 
 def availability(modalities: Sequence[str], metas: Sequence[Mapping], device: torch.device) -> dict[str, Tensor]:
@@ -23,7 +23,7 @@ def availability(modalities: Sequence[str], metas: Sequence[Mapping], device: to
 
 
 @MODELS.register_module()
-class MultimodalEncoderDecoder(EncoderDecoder):
+class FusionEncoderDecoder(EncoderDecoder):
     """EncoderDecoder whose neck fuses modalities.
 
     Whole and sliding-window inference, test-time augmentation and post-processing are stock: the

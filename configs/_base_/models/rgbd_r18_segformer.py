@@ -1,0 +1,36 @@
+"""Two ResNet-18 (colour, depth in metres) and a SegFormer head; the leaf names the neck's type and num_classes."""
+norm_cfg = dict(type='BN', requires_grad=True)  # several GPUs: norm_cfg 'SyncBN' in the encoders and the head
+encoder = dict(
+    type='ResNetV1c', depth=18, num_stages=4, out_indices=(0, 1, 2, 3), norm_cfg=norm_cfg,
+    norm_eval=False, style='pytorch')
+# Pretrained encoders (needs the network; the depth branch averages the first convolution over colours):
+#     init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnet18_v1c')
+model = dict(
+    type='FusionEncoderDecoder',
+    data_preprocessor=dict(
+        type='MultimodalSegDataPreProcessor',
+        modalities=['rgb', 'depth'],
+        mean=dict(rgb=[123.675, 116.28, 103.53], depth=[2.8]),  # ImageNet's; metres, indoor scenes
+        std=dict(rgb=[58.395, 57.12, 57.375], depth=[1.4]),
+        bgr_to_rgb=['rgb'],
+        invalid=dict(depth=0)),
+    backbone=dict(
+        type='MultimodalBackbone',
+        modalities=['rgb', 'depth'],
+        in_channels=dict(rgb=3, depth=1),
+        backbones=dict(rgb=encoder, depth=encoder)),
+    neck=dict(
+        modalities=['rgb', 'depth'],
+        in_channels=dict(rgb=[64, 128, 256, 512], depth=[64, 128, 256, 512]),
+        out_channels=[64, 128, 256, 512]),
+    decode_head=dict(
+        type='SegformerHead',
+        in_channels=[64, 128, 256, 512],
+        in_index=[0, 1, 2, 3],
+        channels=256,
+        dropout_ratio=0.1,
+        norm_cfg=norm_cfg,
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
+    train_cfg=dict(),
+    test_cfg=dict(mode='whole'))

@@ -1,0 +1,137 @@
+"""Read one sensor's file and say plainly what is wrong with it."""
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+__all__ = ["DepthFormatError", "Sensor", "SensorReadError", "read_label"]
+
+KINDS = ("color", "gray", "image", "depth")
+MUCH = 0.5  # share of the readings outside the plausible range that points to a wrong unit
+
+
+class SensorReadError(OSError):
+    """A sensor's or label's file is missing, unreadable or of an unusable shape."""
+
+
+class DepthFormatError(ValueError):
+    """A depth image is stored in another number format than the config says."""
+
+
+@dataclass
+class Sensor:
+    """How one modality is stored.
+
+    Args:
+        name: the modality.
+        kind: ``color`` (8-bit, three channels, kept in BGR), ``gray`` (one channel, 8 or 16 bit),
+            ``image`` (as stored: HHA and the like) or ``depth`` (one channel, metres).
+        dtype: number format of a depth file.
+        scale, offset: metres = stored x scale + offset. 16-bit millimetres: 0.001.
+        invalid: stored value that means "no reading"; None if there is none.
+        valid_range: metres; readings outside become invalid.
+
+    Raises: ValueError for an unknown kind or impossible numbers.
+    """
+
+    name: str
+    kind: str = "color"
+    dtype: str = "uint16"
+    scale: float = 0.001
+    offset: float = 0.0
+    invalid: float | None = 0
+    valid_range: tuple[float, float] = (0.1, 10.0)
+    _warned: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"sensors.{self.name}.kind must be one of {list(KINDS)}, got {self.kind!r}")
+        low, high = self.valid_range
+        if not (self.scale > 0 and 0 <= low < high):
+            raise ValueError(
+                f"sensors.{self.name} needs scale > 0 and 0 <= valid_range[0] < valid_range[1], got "
+                f"scale={self.scale}, valid_range={self.valid_range}"
+            )
+
+    @property
+    def rides_with_label(self) -> bool:
+        """Depth moves by nearest neighbour: an average of two depths lies on neither surface."""
+        return self.kind == "depth"
+
+    def read(self, source: str | Path | np.ndarray) -> np.ndarray:
+        """(H, W, C) for image kinds, uint8 or float32; (H, W) float32 metres, 0 = invalid, for depth.
+
+        An array is taken as if it had been read from a file; a float depth array as metres.
+        Raises: SensorReadError, DepthFormatError.
+        """
+        where = "the given array" if isinstance(source, np.ndarray) else str(source)
+        if isinstance(source, np.ndarray):
+            raw = source
+        else:
+            flag = {"color": cv2.IMREAD_COLOR, "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH}
+            raw = _decode(source, flag.get(self.kind, cv2.IMREAD_UNCHANGED), f"modality {self.name!r}")
+        if self.kind == "depth":
+            return self._metres(raw, where)
+        image = raw[:, :, None] if raw.ndim == 2 else raw
+        if self.kind == "color" and image.shape[2] != 3:
+            raise SensorReadError(f"{where}: {image.shape[2]} channels, sensors.{self.name}.kind='color' has 3")
+        return image if image.dtype == np.uint8 else image.astype(np.float32)
+
+    def _metres(self, raw: np.ndarray, where: str) -> np.ndarray:
+        if raw.ndim == 3 and raw.shape[2] == 1:
+            raw = raw[:, :, 0]
+        if raw.ndim != 2:
+            raise DepthFormatError(
+                f"{where}: shape {raw.shape}, a depth image has one channel; for HHA and other encoded depth "
+                f"set sensors.{self.name}.kind='image'"
+            )
+        if np.issubdtype(raw.dtype, np.floating):
+            metres = raw.astype(np.float32)
+            known = np.isfinite(metres) & (metres > 0)
+        else:
+            if raw.dtype != np.dtype(self.dtype):
+                raise DepthFormatError(
+                    f"{where} is {raw.dtype}, sensors.{self.name}.dtype says {self.dtype}; set dtype and scale "
+                    "(metres per count: 0.001 for 16-bit millimetres, 10/255 for 8 bit over 0-10 m)"
+                )
+            known = np.ones(raw.shape, bool) if self.invalid is None else raw != self.invalid
+            metres = raw.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
+        low, high = self.valid_range
+        inside = known & (metres >= low) & (metres <= high)
+        self._doubt(metres, known, inside, where)
+        return np.where(inside, metres, np.float32(0))
+
+    def _doubt(self, metres: np.ndarray, known: np.ndarray, inside: np.ndarray, where: str) -> None:
+        if self._warned or not known.any() or inside.sum() >= (1 - MUCH) * known.sum():
+            return
+        self._warned = True
+        share = 1 - inside.sum() / known.sum()
+        warnings.warn(
+            f"{where}: {share:.0%} of the depth readings lie outside {tuple(self.valid_range)} m (median "
+            f"{np.median(metres[known]):.3g} m) and are dropped. Is sensors.{self.name}.scale={self.scale} "
+            "(metres per count) right?",
+            stacklevel=2,
+        )
+
+
+def read_label(path: str | Path) -> np.ndarray:
+    """(H, W) integer label as stored. Raises SensorReadError if unreadable or not one channel."""
+    label = _decode(path, cv2.IMREAD_UNCHANGED, "the label")
+    if label.ndim != 2:
+        raise SensorReadError(f"{path}: shape {label.shape}, a label has one channel of class numbers")
+    return label
+
+
+def _decode(path: str | Path, flag: int, what: str) -> np.ndarray:
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise SensorReadError(f"{what}: cannot read {path}: {error.strerror or error}") from error
+    image = cv2.imdecode(data, flag) if data.size else None
+    if image is None:
+        raise SensorReadError(f"{what}: {path} is no readable image ({data.size} bytes)")
+    return image

@@ -1,0 +1,205 @@
+"""Load, jitter and pack several registered sensors; everything between is mmsegmentation's own.
+
+Sensors that may be interpolated are stacked along the channels of ``results['img']``; depth joins
+the label in ``results['seg_fields']``. The stock geometric transforms then move all of them at once:
+the first bilinearly, the others by nearest neighbour.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.structures import PixelData
+from mmseg.datasets.transforms import PhotoMetricDistortion
+from mmseg.registry import TRANSFORMS
+from mmseg.structures import SegDataSample
+
+from .sensors import Sensor, read_label
+
+__all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities"]
+
+
+@TRANSFORMS.register_module()
+class LoadModalities(BaseTransform):
+    """Read every sensor of a sample.
+
+    Args:
+        modalities: names, in stacking order.
+        sensors: arguments of :class:`Sensor` by modality.
+
+    Reads ``modality_paths`` {m: path, array, or None for a missing one}; writes ``img``,
+    ``img_slices`` {m: (start, stop)}, a float32 map in metres per depth sensor (listed in
+    ``seg_fields``), ``available``, ``img_shape``, ``ori_shape``.
+    Raises: ValueError for names that do not agree or sizes that differ; SensorReadError,
+        DepthFormatError for files.
+    """
+
+    def __init__(self, modalities: Sequence[str], sensors: Mapping[str, Mapping]) -> None:
+        if set(sensors) != set(modalities):
+            raise ValueError(
+                f"LoadModalities.sensors names {sorted(sensors)}, modalities names {list(modalities)}"
+            )
+        self.modalities = list(modalities)
+        self.sensors = {m: Sensor(name=m, **sensors[m]) for m in self.modalities}
+
+    def transform(self, results: dict) -> dict:
+        paths = results["modality_paths"]
+        if set(paths) < set(self.modalities):
+            raise ValueError(
+                f"LoadModalities.modalities is {self.modalities}, the data set gives {sorted(paths)}; "
+                "make dataset.modalities agree"
+            )
+        read = {m: self.sensors[m].read(paths[m]) for m in self.modalities if paths[m] is not None}
+        size = self._one_size(read, paths)
+        stacked, slices, start = [], {}, 0
+        for m in self.modalities:
+            if self.sensors[m].rides_with_label:
+                results[m] = read.get(m, np.zeros(size, np.float32))
+                results["seg_fields"] = [*results.get("seg_fields", []), m]
+                continue
+            image = read[m] if m in read else np.zeros((*size, self._channels(m)), np.uint8)
+            stacked.append(image)
+            slices[m] = (start, start + image.shape[2])
+            start += image.shape[2]
+        if not stacked:  # mmsegmentation's transforms take their size from an image
+            stacked.append(np.zeros((*size, 1), np.uint8))
+        if len({image.dtype for image in stacked}) > 1:
+            stacked = [image.astype(np.float32) for image in stacked]
+        results["img"] = np.ascontiguousarray(np.concatenate(stacked, axis=2))
+        results["img_slices"] = slices
+        results["available"] = {m: m in read for m in self.modalities}
+        results["img_shape"] = results["ori_shape"] = size
+        return results
+
+    def _one_size(self, read: Mapping[str, np.ndarray], paths: Mapping) -> tuple[int, int]:
+        if not read:
+            raise ValueError(f"a sample has none of {self.modalities}: {dict(paths)}")
+        sizes = {m: x.shape[:2] for m, x in read.items()}
+        if len(set(sizes.values())) > 1:
+            told = ", ".join(f"{m} {h}x{w} ({_short(paths[m])})" for m, (h, w) in sizes.items())
+            raise ValueError(f"sensors differ in size: {told}; register them to one grid first")
+        return next(iter(sizes.values()))
+
+    def _channels(self, m: str) -> int:
+        return 1 if self.sensors[m].kind == "gray" else 3
+
+    def __repr__(self) -> str:
+        return f"LoadModalities({list(self.sensors.values())})"
+
+
+@TRANSFORMS.register_module()
+class LoadSegLabel(BaseTransform):
+    """Read the label of a sample into 0..K-1, with 255 for "ignore".
+
+    ``label_offset`` and ``num_classes`` come from the data set: offset 1 means stored 1..K with 0
+    unlabelled, offset 0 stored 0..K-1 with 255 ignored.
+    Raises: ValueError naming file, value and option if a label is outside that range, or if its
+        size is not the image's.
+    """
+
+    def transform(self, results: dict) -> dict:
+        path = results["seg_map_path"]
+        stored = read_label(path)
+        if "ori_shape" in results and stored.shape != tuple(results["ori_shape"][:2]):
+            raise ValueError(
+                f"label {path} is {stored.shape[0]}x{stored.shape[1]}, its image "
+                f"{results['ori_shape'][0]}x{results['ori_shape'][1]}"
+            )
+        results["gt_seg_map"] = self._decode(stored, results["label_offset"], results["num_classes"], path)
+        results["seg_fields"] = [*results.get("seg_fields", []), "gt_seg_map"]
+        return results
+
+    @staticmethod
+    def _decode(stored: np.ndarray, offset: int, classes: int, path: str) -> np.ndarray:
+        ignore = 0 if offset == 1 else 255
+        wrong = (stored != ignore) & ((stored < offset) | (stored >= classes + offset))
+        if wrong.any():
+            value = int(stored[wrong][0])
+            other = 1 - offset
+            raise ValueError(
+                f"label {path} holds {value}; with dataset.label_offset={offset} and {classes} classes it may "
+                f"hold {offset}..{classes + offset - 1} and {ignore} (unlabelled). If the files store "
+                f"{other}..{classes + other - 1}, set dataset.label_offset={other}"
+            )
+        if offset == 0:
+            return stored.astype(np.uint8)
+        return np.where(stored == 0, 255, stored.astype(np.int32) - 1).astype(np.uint8)
+
+
+@TRANSFORMS.register_module()
+class ColorJitter(PhotoMetricDistortion):
+    """mmsegmentation's PhotoMetricDistortion on one colour modality; the other sensors stay as they are.
+
+    Args:
+        modality: the colour modality.
+        others: as in PhotoMetricDistortion.
+
+    Raises: ValueError if that modality is not among the stacked images or has not three channels.
+    """
+
+    def __init__(self, modality: str = "rgb", **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.modality = modality
+
+    def transform(self, results: dict) -> dict:
+        if self.modality not in results["img_slices"]:
+            raise ValueError(
+                f"ColorJitter.modality is {self.modality!r}, the image holds {sorted(results['img_slices'])}"
+            )
+        start, stop = results["img_slices"][self.modality]
+        if stop - start != 3:
+            raise ValueError(f"ColorJitter needs three colour channels, {self.modality!r} has {stop - start}")
+        if not results["available"][self.modality]:
+            return results
+        whole = results["img"]
+        jittered = super().transform({"img": np.ascontiguousarray(whole[..., start:stop])})["img"]
+        results["img"] = np.concatenate(
+            [whole[..., :start], jittered.astype(whole.dtype), whole[..., stop:]], axis=2
+        )
+        return results
+
+
+@TRANSFORMS.register_module()
+class PackModalities(BaseTransform):
+    """Pack a sample: inputs {m: (C, H, W)}, label and metainfo in a SegDataSample.
+
+    Args:
+        modalities: names to pack; may be fewer than were loaded (unimodal references).
+        meta_keys: copied from ``results`` where present.
+    """
+
+    META_KEYS = (
+        "img_path", "seg_map_path", "modality_paths", "available", "ori_shape", "img_shape", "pad_shape",
+        "scale_factor", "flip", "flip_direction", "reduce_zero_label",
+    )
+
+    def __init__(self, modalities: Sequence[str], meta_keys: Sequence[str] = META_KEYS) -> None:
+        self.modalities = list(modalities)
+        self.meta_keys = tuple(meta_keys)
+
+    def transform(self, results: dict) -> dict:
+        image = results["img"]
+        image = image[..., None] if image.ndim == 2 else image
+        inputs = {}
+        for m in self.modalities:
+            if m in results["img_slices"]:
+                start, stop = results["img_slices"][m]
+                inputs[m] = torch.from_numpy(np.ascontiguousarray(image[..., start:stop].transpose(2, 0, 1)))
+            elif m in results:
+                inputs[m] = torch.from_numpy(np.ascontiguousarray(results[m])[None])
+            else:
+                raise ValueError(f"PackModalities.modalities names {m!r}, which LoadModalities did not load")
+        sample = SegDataSample()
+        if "gt_seg_map" in results:
+            label = torch.from_numpy(np.ascontiguousarray(results["gt_seg_map"])[None].astype(np.int64))
+            sample.gt_sem_seg = PixelData(data=label)
+        sample.set_metainfo({key: results[key] for key in self.meta_keys if key in results})
+        return {"inputs": inputs, "data_samples": sample}
+
+
+def _short(source) -> str:
+    return "array" if isinstance(source, np.ndarray) else str(source)
+
+

@@ -1,0 +1,301 @@
+"""Arguments and errors of tools/train.py and tools/test.py, and one run through both on a toy model."""
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from without import ROOT, python
+
+from mmfusion_plugin.engine import launch
+
+TOY = '''
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseDataPreprocessor, BaseModel, BaseTTAModel
+from mmengine.registry import DATASETS, METRICS, MODELS
+
+@DATASETS.register_module(force=True)
+class ToySet(BaseDataset):
+    def load_data_list(self):
+        return [dict(x=torch.full((2,), float(i))) for i in range(4)]
+
+@MODELS.register_module(force=True)
+class ToyPreprocessor(BaseDataPreprocessor):
+    def __init__(self, modalities, test_missing=()):
+        super().__init__()
+        self.modalities, self.test_missing = modalities, test_missing
+
+@MODELS.register_module(force=True)
+class ToyModel(BaseModel):
+    def __init__(self, data_preprocessor=None):
+        super().__init__(data_preprocessor)
+        self.line = torch.nn.Linear(2, 1)
+    def forward(self, x, mode='tensor', **meta):
+        y = self.line(torch.stack(x))
+        withheld = len(self.data_preprocessor.test_missing)
+        return dict(loss=y.square().mean()) if mode == 'loss' else [withheld] * len(x)
+
+@METRICS.register_module(force=True)
+class Withheld(BaseMetric):
+    def process(self, batch, outputs):
+        self.results += outputs
+    def compute_metrics(self, results):
+        return dict(samples=len(results), withheld=max(results))
+'''
+CONFIG = '''
+custom_imports = dict(imports=['mmfusion_plugin', 'toy'], allow_failed_imports=False)
+model = dict(type='ToyModel', data_preprocessor=dict(
+    type='ToyPreprocessor', modalities=['rgb', 'depth', 'nir']))
+train_dataloader = dict(
+    batch_size=2, dataset=dict(type='ToySet'), sampler=dict(type='DefaultSampler', shuffle=True))
+test_dataloader = dict(
+    batch_size=2, dataset=dict(type='ToySet'), sampler=dict(type='DefaultSampler', shuffle=False))
+val_dataloader = test_dataloader
+val_evaluator = dict(type='Withheld')
+test_evaluator = dict(type='Withheld')
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False))
+'''
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """An empty folder to stand in, with toy.py and config.py."""
+    (tmp_path / "toy.py").write_text(TOY)
+    (tmp_path / "config.py").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tool(monkeypatch, name: str, *arguments: str) -> None:
+    """Run tools/NAME.py in this process."""
+    spec = importlib.util.spec_from_file_location(f"tool_{name}", ROOT / f"tools/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *arguments])
+    launch.run_tool(module.main)
+
+
+def shell(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell tool, wait for it."""
+    return subprocess.run(["bash", str(ROOT / "tools" / script), *arguments], capture_output=True, text=True)
+
+
+def refused(monkeypatch, capsys, name: str, *arguments: str) -> str:
+    """The one line with which the tool refuses these arguments."""
+    with pytest.raises(SystemExit) as stop:
+        tool(monkeypatch, name, *arguments)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert said.count("\n") == 0
+    return said
+
+
+# --- bad input: one line, exit code 2
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_missing_config_is_named(toy, monkeypatch, capsys, name):
+    (toy / "c.pth").touch()
+    said = refused(monkeypatch, capsys, name, "nowhere.py", *(["c.pth"] if name == "test" else []))
+    assert f"{name}.py: error: config not found: nowhere.py" in said
+
+
+def test_config_of_another_kind_is_refused(toy, monkeypatch, capsys):
+    (toy / "weights.pth").touch()
+    assert "config has to end in .py" in refused(monkeypatch, capsys, "train", "weights.pth")
+
+
+def test_missing_checkpoint_is_named(toy, monkeypatch, capsys):
+    said = refused(monkeypatch, capsys, "test", "config.py", "nowhere.pth")
+    assert "checkpoint not found: nowhere.pth" in said
+    said = refused(monkeypatch, capsys, "train", "config.py", "--resume", "nowhere.pth")
+    assert "checkpoint not found: nowhere.pth" in said
+    assert not (toy / "work_dirs").exists()
+
+
+def test_addresses_are_left_to_mmengine():
+    assert launch.existing("https://example.org/a.pth", "checkpoint") == "https://example.org/a.pth"
+
+
+@pytest.mark.parametrize(("missing", "complaint"), [
+    (["sonar"], "--missing sonar: the config knows rgb, depth, nir"),
+    (["rgb", "nir", "depth"], "one of rgb, depth, nir has to remain"),
+])
+def test_impossible_missing_is_refused(toy, monkeypatch, capsys, missing, complaint):
+    (toy / "c.pth").touch()
+    assert complaint in refused(monkeypatch, capsys, "test", "config.py", "c.pth", "--missing", *missing)
+
+
+def test_missing_needs_a_multimodal_model():
+    cfg = Config(dict(model=dict(data_preprocessor=dict(type="SegDataPreProcessor"))))
+    with pytest.raises(launch.UsageError, match=r"data_preprocessor\.modalities.*SegDataPreProcessor"):
+        launch.withhold(cfg, ["depth"])
+
+
+def test_tta_needs_its_keys(toy, monkeypatch, capsys):
+    (toy / "c.pth").touch()
+    said = refused(monkeypatch, capsys, "test", "config.py", "c.pth", "--tta")
+    assert "--tta needs tta_model and tta_pipeline in the config" in said
+
+
+def test_show_needs_its_hook(toy, monkeypatch, capsys):
+    (toy / "c.pth").touch()
+    said = refused(monkeypatch, capsys, "test", "config.py", "c.pth", "--show-dir", "drawn")
+    assert "default_hooks.visualization" in said
+
+
+def test_dump_needs_a_pickle_name(toy, monkeypatch, capsys):
+    (toy / "c.pth").touch()
+    said = refused(monkeypatch, capsys, "test", "config.py", "c.pth", "--dump", "a.txt")
+    assert "--dump has to end in .pkl" in said
+
+
+def test_amp_without_gpu_is_refused(toy, monkeypatch, capsys):
+    monkeypatch.setattr(launch, "get_device", lambda: "cpu")
+    assert "--amp needs a GPU" in refused(monkeypatch, capsys, "train", "config.py", "--amp")
+
+
+def test_amp_refuses_other_wrappers(monkeypatch):
+    monkeypatch.setattr(launch, "get_device", lambda: "cuda")
+    with pytest.raises(launch.UsageError, match="'MyWrapper'"):
+        launch.use_amp(Config(dict(optim_wrapper=dict(type="MyWrapper"))))
+
+
+# --- what the arguments do to the config
+
+
+def arguments(**given) -> Namespace:
+    usual = dict(config="config.py", work_dir=None, cfg_options=None, launcher="none", local_rank=0)
+    return Namespace(**{**usual, **given})
+
+
+def test_work_dir_comes_from_argument_then_config_then_name(toy):
+    assert launch.load_config(arguments()).work_dir == str(Path("work_dirs/config"))
+    options = dict(work_dir="from_config")
+    assert launch.load_config(arguments(cfg_options=options)).work_dir == "from_config"
+    assert launch.load_config(arguments(cfg_options=options, work_dir="mine")).work_dir == "mine"
+
+
+def test_cfg_options_are_merged(toy):
+    cfg = launch.load_config(arguments(cfg_options={"optim_wrapper.optimizer.lr": 0.5}))
+    assert cfg.optim_wrapper.optimizer == dict(type="SGD", lr=0.5)
+
+
+def test_amp_switches_the_wrapper(monkeypatch):
+    monkeypatch.setattr(launch, "get_device", lambda: "cuda")
+    cfg = Config(dict(optim_wrapper=dict(type="OptimWrapper")))
+    launch.use_amp(cfg)
+    assert cfg.optim_wrapper == dict(type="AmpOptimWrapper", loss_scale="dynamic")
+
+
+def test_missing_reaches_the_model_inside_tta():
+    preprocessor = dict(modalities=["rgb", "depth"])
+    cfg = Config(dict(model=dict(type="M", data_preprocessor=preprocessor), tta_model=dict(type="T"),
+                      tta_pipeline=[dict(type="P")], test_dataloader=dict(dataset=dict(pipeline=[]))))
+    launch.withhold(cfg, ["depth"])
+    launch.use_tta(cfg)
+    assert cfg.model.type == "T"
+    assert cfg.model.module.data_preprocessor.test_missing == ["depth"]
+    assert cfg.test_dataloader.dataset.pipeline == [dict(type="P")]
+
+
+@pytest.mark.parametrize(("hook", "expected"), [
+    (dict(type="SegVisualizationHook"), dict(draw=True)),
+    (dict(type="VisualizationHook"), dict(enable=True, out_dir="drawn")),
+])
+def test_show_dir_suits_the_hook_of_either_library(hook, expected):
+    cfg = Config(dict(default_hooks=dict(visualization=hook), visualizer=dict()))
+    launch.draw_predictions(cfg, show=False, show_dir="drawn", wait_time=2)
+    assert cfg.default_hooks.visualization == {**hook, **expected}
+    if "draw" in expected:
+        assert cfg.visualizer.save_dir == "drawn"
+
+
+def test_out_and_dump_change_the_metric():
+    cfg = Config(dict(test_evaluator=dict(type="IoUMetric")))
+    launch.save_label_maps(cfg, "maps")
+    assert cfg.test_evaluator == dict(type="IoUMetric", output_dir="maps", keep_results=True)
+    launch.dump_predictions(cfg, "all.pkl")
+    assert [metric["type"] for metric in cfg.test_evaluator] == ["IoUMetric", "DumpResults"]
+    with pytest.raises(launch.UsageError, match="--out needs one metric"):
+        launch.save_label_maps(cfg, "maps")
+
+
+def test_sync_bn_is_replaced_everywhere():
+    cfg = Config(dict(model=dict(norm_cfg=dict(type="SyncBN"), heads=[dict(norm_cfg=dict(type="SyncBN"))])))
+    assert launch._replace_sync_bn(cfg.model)
+    assert "SyncBN" not in cfg.pretty_text
+    assert not launch._replace_sync_bn(cfg.model)
+
+
+# --- the tools themselves
+
+
+def test_train_resume_and_test(toy):
+    train, test = str(ROOT / "tools/train.py"), str(ROOT / "tools/test.py")
+    run = python(toy, train, "config.py")
+    assert run.returncode == 0, run.stderr
+    tail = "\n".join(run.stdout.splitlines()[-3:])
+    checkpoint = toy / "work_dirs/config/iter_4.pth"
+    assert f"checkpoint: {checkpoint}" in tail
+    log = tail.split("log: ")[1].splitlines()[0]
+    assert Path(log).is_file()
+
+    run = python(toy, train, "config.py", "--resume", "--cfg-options", "train_cfg.max_iters=6")
+    assert run.returncode == 0, run.stderr
+    assert "resumed epoch: 0, iter: 4" in run.stdout
+    assert torch.load(toy / "work_dirs/config/iter_6.pth", weights_only=True)["meta"]["iter"] == 6
+
+    run = python(toy, test, "config.py", str(checkpoint), "--missing", "depth", "nir", "--work-dir", "tested")
+    assert run.returncode == 0, run.stderr
+    assert "tested without: depth, nir" in run.stdout
+    assert "withheld: 2" in run.stdout
+    assert list((toy / "tested").rglob("*.log"))
+
+
+@pytest.mark.slow
+def test_two_processes_without_gpu(toy, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(toy))
+    monkeypatch.setenv("PYTHON", sys.executable)
+    monkeypatch.setenv("PORT", "29611")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    run = shell("dist_train.sh", "config.py", "2")
+    assert run.returncode == 0, run.stderr
+    assert "Distributed training: True" in run.stdout
+    checkpoint = toy / "work_dirs/config/iter_4.pth"
+    run = shell("dist_test.sh", "config.py", str(checkpoint), "2", "--missing", "rgb")
+    assert run.returncode == 0, run.stderr
+    assert "samples: 4" in run.stdout
+
+
+@pytest.mark.parametrize(("script", "usage"), [
+    ("dist_train.sh", "CONFIG GPUS"), ("dist_test.sh", "CONFIG CHECKPOINT GPUS"),
+    ("slurm_train.sh", "PARTITION JOB_NAME CONFIG"),
+])
+def test_shell_tools_say_how_to_use_them(script, usage):
+    run = shell(script)
+    assert run.returncode == 2
+    assert usage in run.stderr
+
+
+def test_slurm_train_asks_for_what_it_was_given(tmp_path, monkeypatch):
+    fake = tmp_path / "srun"
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("GPUS", "2")
+    run = shell("slurm_train.sh", "part", "job", "a b.py", "--amp")
+    asked = run.stdout.splitlines()
+    assert asked[:6] == ["-p", "part", "--job-name=job", "--gres=gpu:2", "--ntasks=2", "--ntasks-per-node=2"]
+    assert asked[-4:] == ["a b.py", "--launcher", "slurm", "--amp"]
