@@ -4,6 +4,8 @@ from __future__ import annotations
 import pytest
 from without import fake_wheel, python
 
+from mmfusion_plugin import compat
+
 DOCTOR = ("-m", "mmfusion_plugin.doctor")
 
 
@@ -39,10 +41,16 @@ def test_clashing_mmcv_is_named(tmp_path):
     assert "mmsegmentation 1.2.2 refuses mmcv 2.2.0" in run.stdout
 
 
-def test_missing_pkg_resources_is_a_note_only(tmp_path):
-    run = python(tmp_path, *DOCTOR, without=["pkg_resources"])
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "[note] mmengine imports pkg_resources" in run.stdout
+@pytest.mark.parametrize(("module", "note"), [
+    ("pkg_resources", "mmengine imports pkg_resources"),
+    ("ftfy", "mmsegmentation 1.2.2 imports ftfy without declaring it"),
+])
+def test_clash_says_whether_it_blocks(monkeypatch, module, note):
+    there = compat.installed
+    monkeypatch.setattr(compat, "installed", lambda name: name != module and there(name))
+    clash, = compat.clashes()
+    assert note in clash.symptom
+    assert clash.blocks == (module == "ftfy")
 
 
 def test_library_that_cannot_be_imported_is_reported(tmp_path):

@@ -7,7 +7,9 @@ from pathlib import Path
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-__all__ = ["CWFIDDataset", "MultimodalSegDataset", "NYUDepthV2Dataset"]
+from . import demo_rooms
+
+__all__ = ["CWFIDDataset", "DemoRoomsDataset", "MultimodalSegDataset", "NYUDepthV2Dataset"]
 
 LABEL = "seg_map_path"
 
@@ -184,3 +186,9 @@ class CWFIDDataset(MultimodalSegDataset):
         suffixes = suffixes or dict(red=".png", nir=".png", seg_map_path=".png")
         super().__init__(modalities, ann_file, data_prefix, suffixes, **kwargs)
 
+
+@DATASETS.register_module()
+class DemoRoomsDataset(NYUDepthV2Dataset):
+    """The rendered rooms of :mod:`.demo_rooms`, in NYU layout: 16-bit millimetre depth, labels 1..K."""
+
+    METAINFO = dict(classes=tuple(demo_rooms.CLASSES), palette=[list(c) for c in demo_rooms.PALETTE])

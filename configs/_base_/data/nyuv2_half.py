@@ -38,7 +38,7 @@ files = dict(
     data_root=data_root,
     modalities=['rgb', 'depth'],
     data_prefix=dict(rgb='RGB', depth='Depth', seg_map_path='Label'),
-    suffixes=dict(rgb='.jpg', depth='.png', seg_map_path='.png'),
+    suffixes=dict(rgb=['.jpg', '.png'], depth='.png', seg_map_path='.png'),
     label_offset=1)  # stored 1..40, 0 = unlabelled
 train_dataloader = dict(
     batch_size=4,

@@ -4,8 +4,6 @@ encoder = dict(
     type='MixVisionTransformer', embed_dims=64, num_stages=4, num_layers=[3, 4, 6, 3], num_heads=[1, 2, 5, 8],
     patch_sizes=[7, 3, 3, 3], sr_ratios=[8, 4, 2, 1], out_indices=(0, 1, 2, 3), mlp_ratio=4, qkv_bias=True,
     drop_rate=0.0, attn_drop_rate=0.0, drop_path_rate=0.1)
-# Pretrained encoders (needs the network; the depth branch averages the first convolution over colours):
-#     init_cfg=dict(type='Pretrained', checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/'
 #                   'pretrain/segformer/mit_b2_20220624-66e8bf70.pth')
 model = dict(
     type='FusionEncoderDecoder',

@@ -3,8 +3,6 @@ norm_cfg = dict(type='BN', requires_grad=True)  # several GPUs: norm_cfg 'SyncBN
 encoder = dict(
     type='ResNetV1c', depth=50, num_stages=4, out_indices=(0, 1, 2, 3), norm_cfg=norm_cfg,
     norm_eval=False, style='pytorch', contract_dilation=True)
-# Pretrained encoders (needs the network; the depth branch averages the first convolution over colours):
-#     init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnet50_v1c')
 model = dict(
     type='FusionEncoderDecoder',
     data_preprocessor=dict(

@@ -1,0 +1,13 @@
+"""SCFAE, two ResNet-18 from scratch and a SegFormer head, NYU Depth v2 at half size.
+
+Run: python tools/train.py configs/segmentation/scfae_r18-segformer_nyuv2-half.py
+Cost: 1,200 iterations at batch 4, @@HALFCOST@@
+Expect: @@HALF_scfae@@
+"""
+_base_ = [
+    '../_base_/default_runtime.py', '../_base_/data/nyuv2_half.py', '../_base_/models/rgbd_r18_segformer.py',
+    '../_base_/schedules/scratch_1200.py']
+model = dict(
+    data_preprocessor=dict(size=(240, 320)),
+    neck=dict(type='SCFAE', width=0.25, norm='layer', modality_dropout=0.3),
+    decode_head=dict(num_classes=40))

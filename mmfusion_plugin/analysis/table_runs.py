@@ -1,0 +1,481 @@
+"""Many small trainings that make one table: resumable, side by side, one line of JSON per result.
+
+A killed run goes on where it stopped: a job whose result stands in the file is skipped. Results carry a
+hash of the whole config, so that rows trained with other settings are never mixed. What is evaluated is
+the model after the last iteration; no checkpoint is picked on the data that the table reports.
+"""
+from __future__ import annotations
+
+import fcntl
+import gc
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+__all__ = ["Job", "Summary", "read_results", "render", "run_table", "train_and_evaluate"]
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training and its evaluations.
+
+    Args:
+        row: the table's row; jobs that differ in the seed alone share it.
+        config: config file.
+        seed: of the whole run (``randomness.seed``).
+        overrides: config keys as in ``--cfg-options`` (``model.neck.norm``) and their values.
+        paths: more overrides, which do not change the result (data roots): not part of the hash.
+        evaluations: what is withheld in each, by the evaluation's name.
+        channels_last: keep convolution weights channels-last, about 1.3 times faster on a processor.
+    """
+
+    row: str
+    config: str
+    seed: int = 0
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    paths: Mapping[str, Any] = field(default_factory=dict)
+    evaluations: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"complete": ()})
+    channels_last: bool = False
+
+    def load_config(self) -> Any:
+        """The job's mmengine Config, without work dir and seed. Raises: FileNotFoundError."""
+        from mmengine.config import Config
+
+        cfg = Config.fromfile(self.config)
+        cfg.merge_from_dict({**self.overrides, **self.paths})
+        return cfg
+
+    def settings(self) -> str:
+        """Hash of all that decides the result except the seed: the same for all seeds of a row."""
+        from mmengine.config import Config
+
+        cfg = Config.fromfile(self.config)
+        cfg.merge_from_dict(dict(self.overrides))
+        text = json.dumps(
+            [cfg.to_dict(), {k: list(v) for k, v in self.evaluations.items()}, self.channels_last],
+            sort_keys=True, default=repr)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def key(self) -> str:
+        """Hash of :meth:`settings` and the seed: the identity of one result."""
+        return f"{self.settings()}-{self.seed}"
+
+
+RunJob = Callable[[Job, Path], dict[str, Any]]
+
+
+@dataclass
+class Summary:
+    """What a call of :func:`run_table` did: keys of the jobs trained, found done, and failed."""
+
+    trained: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def read_results(path: str | Path) -> list[dict[str, Any]]:
+    """Results in file order. A last line without its end (a killed run) is left out.
+
+    Raises: ValueError naming the line if another one is no JSON.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is no JSON ({error}); remove that line") from error
+    return records
+
+
+def _failures_path(results: Path) -> Path:
+    return results.with_name(f"{results.stem}.failures.jsonl")
+
+
+@contextmanager
+def _append_only(path: Path):
+    """The results file, opened by us alone, its torn last line cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another run is writing {path}; wait for it or choose another file") from None
+        file.seek(0)
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+        yield file
+
+
+def _append(file: Any, record: Mapping[str, Any]) -> None:
+    file.write(json.dumps(record).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+# --- runner --------------------------------------------------------------------------------------
+
+
+def run_table(
+    jobs: Sequence[Job],
+    results: str | Path,
+    run_job: RunJob | None = None,
+    *,
+    workers: int = 2,
+    retry_failed: bool = False,
+    start_method: str = "spawn",
+    out: TextIO | None = None,
+) -> Summary:
+    """Train and evaluate every job that has no result yet.
+
+    Each worker is one process with one thread, which imports once and trains job after job. A job that
+    raises, or whose process dies, is written to ``<results>.failures.jsonl`` and left alone, in later calls
+    too unless ``retry_failed``; the others go on. Logs and work dirs are in ``<results>_runs/``.
+
+    Args:
+        run_job: what a job means, ``(job, its own folder) -> record``; a top-level function. None:
+            :func:`train_and_evaluate`.
+        out: where progress is printed (default: stdout).
+
+    Raises: ValueError for two jobs with the same settings and seed; RuntimeError if another run is
+        writing the same file.
+    """
+    results, out = Path(results), out or sys.stdout
+    run_job = run_job or train_and_evaluate
+    keyed = {job.key(): job for job in jobs}
+    if len(keyed) < len(jobs):
+        names = [f"{job.row} seed {job.seed}" for job in jobs]
+        raise ValueError(f"{len(jobs) - len(keyed)} jobs repeat the settings and seed of another: {names}")
+    summary = Summary()
+    with _append_only(results) as file:
+        done = {record["key"] for record in read_results(results)}
+        known = {record["key"] for record in read_results(_failures_path(results))}
+        todo: deque[tuple[str, Job]] = deque()
+        for key, job in keyed.items():
+            if key in done:
+                summary.skipped.append(key)
+            elif key in known and not retry_failed:
+                summary.failed.append(key)
+                print(f"failed before, not retried: {job.row} seed {job.seed}", file=out, flush=True)
+            else:
+                todo.append((key, job))
+        print(f"{len(jobs)} jobs: {len(summary.skipped)} done, {len(todo)} to run", file=out, flush=True)
+        pool = _Pool(run_job, results.with_name(f"{results.stem}_runs"), start_method)
+        try:
+            pool.start(min(workers, len(todo)))
+            started, commit, total = time.monotonic(), _git_commit(), len(todo)
+            for number, (key, job, record, error) in enumerate(pool.run(todo), start=1):
+                about = dict(key=key, row=job.row, seed=job.seed)
+                if error is None:
+                    _append(file, {
+                        **about, "settings": job.settings(), "config": job.config,
+                        "overrides": dict(job.overrides), "channels_last": job.channels_last,
+                        "commit": commit, "torch": torch.__version__, **record})
+                    summary.trained.append(key)
+                else:
+                    with _append_only(_failures_path(results)) as failures:
+                        _append(failures, {**about, "error": error, "time": time.strftime("%F %T")})
+                    summary.failed.append(key)
+                minutes = (time.monotonic() - started) / 60
+                word = "FAILED" if error else "done"
+                print(f"[{number}/{total}, {minutes:.1f} min] {word}: {job.row} seed {job.seed}"
+                      + (f": {error.strip().splitlines()[-1]}" if error else ""), file=out, flush=True)
+        finally:
+            pool.stop()
+    return summary
+
+
+class _Pool:
+    """Processes that run one job at a time; a dead one costs its job alone."""
+
+    def __init__(self, run_job: RunJob, folder: Path, start_method: str) -> None:
+        self.run_job, self.folder = run_job, folder
+        self.context = multiprocessing.get_context(start_method)
+        self.workers: dict[connection.Connection, Any] = {}
+
+    def start(self, number: int) -> None:
+        before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))  # read once, when a process loads torch
+        try:
+            for _ in range(number):
+                ours, theirs = self.context.Pipe()
+                process = self.context.Process(
+                    target=_work, args=(theirs, self.run_job, self.folder), daemon=False)
+                process.start()
+                theirs.close()
+                self.workers[ours] = process
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    def run(self, todo: deque[tuple[str, Job]]):
+        """Yield (key, job, record, error) as jobs end; exactly one of record and error is None."""
+        busy: dict[connection.Connection, tuple[str, Job]] = {}
+        for pipe in list(self.workers):
+            self._give(pipe, todo, busy)
+        while busy:
+            for pipe in connection.wait(list(busy)):
+                key, job = busy.pop(pipe)
+                try:
+                    record, error = pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    process = self.workers.pop(pipe)
+                    process.join()
+                    record, error = None, f"the process died with exit code {process.exitcode}"
+                    if todo:
+                        self.start(1)
+                        pipe = list(self.workers)[-1]
+                if pipe in self.workers:
+                    self._give(pipe, todo, busy)
+                yield key, job, record, error
+
+    def _give(self, pipe: connection.Connection, todo: deque, busy: dict) -> None:
+        if todo:
+            key, job = todo.popleft()
+            busy[pipe] = key, job
+            try:
+                pipe.send((key, job))
+            except BrokenPipeError:
+                pass  # died before it got the job: recv above meets the end of the pipe and reports it
+
+    def stop(self) -> None:
+        for pipe, process in self.workers.items():
+            pipe.close()
+            process.join(timeout=2)
+            if process.is_alive():
+                process.terminate()
+                process.join()
+        self.workers.clear()
+
+
+def _work(pipe: connection.Connection, run_job: RunJob, folder: Path) -> None:
+    """Body of a worker process: jobs in, (record, error) out."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    while True:
+        try:
+            key, job = pipe.recv()
+        except EOFError:
+            return
+        name = f"{re.sub('[^A-Za-z0-9]+', '-', job.row).strip('-')}_{key}"
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        with _output_to(folder / f"{name}.log"):
+            try:
+                answer = run_job(job, folder / name), None
+                json.dumps(answer)  # a record that cannot be written is this job's failure, not the table's
+            except BaseException:
+                error = traceback.format_exc()
+                print(error, file=sys.stderr)
+                answer = None, error[-4000:]
+        pipe.send(answer)
+
+
+def _die_with_parent() -> None:
+    # a killed runner must not leave trainings behind that compete with its successor
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+@contextmanager
+def _output_to(log: Path):
+    """Send this process's output, C libraries' included, to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for target, source in zip((1, 2), kept, strict=True):
+                os.dup2(source, target)
+                os.close(source)
+
+
+def _git_commit() -> str | None:
+    """Commit of this source tree, ``+`` where tracked files differ from it; None outside git."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, check=True,
+                                capture_output=True, text=True).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, check=True,
+                                 capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+# --- one job -------------------------------------------------------------------------------------
+
+
+def train_and_evaluate(job: Job, folder: Path) -> dict[str, Any]:
+    """Train ``job`` through mmengine's Runner, then evaluate it complete and with modalities withheld.
+
+    No checkpoint is written and nothing is evaluated during training. ``metrics`` holds what the
+    evaluator returns, and the IoU of each class where it is mmsegmentation's IoUMetric.
+
+    Raises: whatever the Runner raises; ValueError if a withheld modality is not one of the model's.
+    """
+    from mmengine.runner import Runner
+
+    cfg = job.load_config()
+    cfg.work_dir = str(folder)
+    cfg.randomness = dict(seed=job.seed)
+    # mmengine keeps loggers, message hubs and visualizers by name: one set per job
+    cfg.experiment_name = f"{folder.name}_{time.time_ns()}"
+    if cfg.get("visualizer"):
+        cfg.visualizer.name = cfg.experiment_name
+    cfg.default_hooks = {**cfg.get("default_hooks", {}), "checkpoint": None}
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    runner = Runner.from_cfg(cfg)
+    model = runner.model
+    preprocessor = model.data_preprocessor
+    known = set(getattr(preprocessor, "modalities", ()))
+    for name, missing in job.evaluations.items():
+        if set(missing) - known:
+            raise ValueError(f"evaluation {name!r} withholds {sorted(missing)}, the model has {sorted(known)}")
+    if job.channels_last:
+        model.to(memory_format=torch.channels_last)
+    start = time.perf_counter()
+    runner.train()
+    trained = time.perf_counter()
+    metrics = {}
+    for name, missing in job.evaluations.items():
+        if known:
+            preprocessor.test_missing = tuple(missing)
+        metrics[name] = _evaluate(runner)
+    record = dict(
+        metrics=metrics,
+        iterations=runner.iter,
+        parameters=_parameters(model),
+        neck_parameters=_parameters(getattr(model, "neck", None)),
+        train_seconds=round(trained - start, 1),
+        evaluation_seconds=round(time.perf_counter() - trained, 1))
+    del runner, model, preprocessor
+    gc.collect()
+    return record
+
+
+def _evaluate(runner: Any) -> dict[str, Any]:
+    if runner.test_loop is None:
+        raise ValueError("the config has no test_dataloader, test_cfg and test_evaluator")
+    counted: dict[str, float] = {}
+    for metric in runner.test_loop.evaluator.metrics:
+        _record_class_iou(metric, counted)
+    values = {name: float(value) for name, value in runner.test().items()}
+    return {**values, **({"IoU": counted} if counted else {})}
+
+
+def _record_class_iou(metric: Any, counted: dict[str, float]) -> None:
+    """IoUMetric prints the IoU of each class and returns the mean alone; keep them."""
+    if type(metric).__name__ != "IoUMetric":
+        return
+    original = type(metric).compute_metrics
+
+    def compute_metrics(results: list) -> dict[str, float]:
+        intersect, union = (sum(column) for column in list(zip(*results, strict=True))[:2])
+        iou = (100 * intersect / union).tolist()
+        counted.update(zip(metric.dataset_meta["classes"], iou, strict=True))
+        return original(metric, results)
+
+    metric.compute_metrics = compute_metrics
+
+
+def _parameters(module: torch.nn.Module | None) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
+
+
+# --- table ---------------------------------------------------------------------------------------
+
+
+def render(
+    records: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    rows: Sequence[str] | None = None,
+    metric: str = "mIoU",
+) -> str:
+    """Markdown table of ``metric``: mean ± sample standard deviation over seeds, n where it varies.
+
+    Bold: within one standard deviation of the column's best mean (the larger of the two rows').
+
+    Args:
+        columns: names of evaluations; a dash where a row has none of that name.
+        rows: order of the rows; None takes the order of the records.
+
+    Raises: ValueError if a row mixes results of different settings, or a seed twice.
+    """
+    grouped: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        grouped.setdefault(record["row"], []).append(record)
+    for row, members in grouped.items():
+        settings = sorted({record["settings"] for record in members})
+        if len(settings) > 1:
+            raise ValueError(f"row {row!r} mixes results of {len(settings)} settings {settings}; give one of them")
+        seeds = [record["seed"] for record in members]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"row {row!r} holds a seed twice: {sorted(seeds)}")
+    order = [row for row in (rows if rows is not None else grouped) if row in grouped]
+    cells = {
+        (row, column): _statistics([r["metrics"][column][metric] for r in grouped[row] if column in r["metrics"]])
+        for row in order for column in columns
+    }
+    lines = [
+        "| | " + " | ".join(columns) + " | n | parameters (neck), M | s per run |",
+        "|---|" + "---|" * (len(columns) + 3)]
+    for row in order:
+        shown = [_cell(cells[row, column], [cells[r, column] for r in order]) for column in columns]
+        members = grouped[row]
+        seconds = statistics.fmean(r["train_seconds"] + r["evaluation_seconds"] for r in members)
+        size = f"{members[0]['parameters'] / 1e6:.1f} ({members[0]['neck_parameters'] / 1e6:.2f})"
+        lines.append(f"| {row} | " + " | ".join([*shown, str(len(members)), size, f"{seconds:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
+def _statistics(values: Sequence[float]) -> tuple[float, float] | None:
+    if not values:
+        return None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def _cell(own: tuple[float, float] | None, column: Sequence[tuple[float, float] | None]) -> str:
+    if own is None:
+        return "-"
+    mean, sd = own
+    text = f"{mean:.1f}" if math.isnan(sd) else f"{mean:.1f} ± {sd:.1f}"
+    best = max(entry for entry in column if entry is not None)
+    margin = max((s for s in (sd, best[1]) if not math.isnan(s)), default=0.0)
+    return f"**{text}**" if mean >= best[0] - margin else text
