@@ -7,23 +7,16 @@ whose library is installed.
 from __future__ import annotations
 
 import sys
-from pathlib import Path as _P
 
 from . import compat
 
 __all__ = ["__version__", "compat"]
 __version__ = "0.1.0"
 
-# TEMPORARY while the rooms are written at the same time: import those that exist.
-_there = {p.parent.name for p in _P(__file__).parent.glob("*/__init__.py")}
-
 # `python -m mmfusion_plugin.doctor` runs this file first, and the doctor is needed most where it fails.
 if not ("-m" in sys.orig_argv and f"{__name__}.doctor" in sys.orig_argv):
     compat.apply()
     if compat.installed("mmengine"):
-        if "engine" in _there:
-            from . import engine  # noqa: F401
-        if "models" in _there:
-            from . import models  # noqa: F401
-    if compat.installed("mmseg") and "segmentation" in _there:
+        from . import engine, models  # noqa: F401
+    if compat.installed("mmseg"):
         from . import segmentation  # noqa: F401

@@ -256,7 +256,7 @@ def test_train_resume_and_test(toy, monkeypatch):
     assert "resumed epoch: 0, iter: 4" in logs[-1].read_text()
     assert torch.load(toy / "work_dirs/config/iter_6.pth", weights_only=True)["meta"]["iter"] == 6
 
-    tool(monkeypatch, "test", "config.py", str(checkpoint), "--missing", "depth", "nir", "--work-dir", "tested")
+    tool(monkeypatch, "test", "config.py", str(checkpoint), "--work-dir=tested", "--missing", "depth", "nir")
     said = next((toy / "tested").rglob("*.log")).read_text()
     assert "tested without: depth, nir" in said
     assert "withheld: 2" in said

@@ -1,7 +1,7 @@
 """Concatenation, two MiT-B2 and a SegFormer head, NYU Depth v2: SCFAE's baseline.
 
-It shares everything with the SCFAE row, input normalisation and modality dropout included, so that the two differ
-in the fusion alone. Plain concatenation: --cfg-options model.neck.norm=None model.neck.modality_dropout=0.0
+It shares everything with the SCFAE row, input normalisation and modality dropout included: both differ in the
+fusion alone. Plain concatenation: --cfg-options model.neck.norm=None model.neck.modality_dropout=0.0
 
 Run: python tools/train.py configs/segmentation/concat_mitb2-segformer_nyuv2-480x640.py
 Cost: 40k iterations at batch 8, meant for one large GPU.

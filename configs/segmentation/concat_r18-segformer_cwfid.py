@@ -1,10 +1,10 @@
-"""Plain concatenation, two ResNet-18 from scratch, CWFID (red and near infrared).
+"""Plain concatenation, two ResNet-18 from scratch, CWFID.
 
 Run: python tools/train.py configs/segmentation/concat_r18-segformer_cwfid.py
 The row with modality dropout: --cfg-options model.neck.modality_dropout=0.3
 Normalised inputs: --cfg-options model.neck.norm=layer
 Whole table: python tools/benchmarks/cwfid_table.py --data-root data/cwfid --out results/cwfid.jsonl --render
-Cost: @@CWCOST@@
+Cost: see s per run in the table (about three minutes on one core).
 Expect: the table in README.md.
 """
 _base_ = [

@@ -1,7 +1,7 @@
 """Concatenation, two ResNet-50 and UPerNet, NYU Depth v2: SCFAE's baseline.
 
-It shares everything with the SCFAE row, input normalisation and modality dropout included, so that the two differ
-in the fusion alone. Plain concatenation: --cfg-options model.neck.norm=None model.neck.modality_dropout=0.0
+It shares everything with the SCFAE row, input normalisation and modality dropout included: both differ in the
+fusion alone. Plain concatenation: --cfg-options model.neck.norm=None model.neck.modality_dropout=0.0
 
 Run: python tools/train.py configs/segmentation/concat_r50-upernet_nyuv2-480x640.py
 Cost: 40k iterations at batch 8, meant for one large GPU.

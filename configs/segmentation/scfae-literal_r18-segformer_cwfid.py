@@ -1,9 +1,9 @@
-"""SCFAE as the paper prints it: full width, no normalisation, two ResNet-18 from scratch, CWFID (red and near infrared).
+"""SCFAE as the paper prints it (full width, no norm), two ResNet-18 from scratch, CWFID.
 
 Run: python tools/train.py configs/segmentation/scfae-literal_r18-segformer_cwfid.py
 The row with modality dropout: --cfg-options model.neck.modality_dropout=0.3
 Whole table: python tools/benchmarks/cwfid_table.py --data-root data/cwfid --out results/cwfid.jsonl --render
-Cost: @@CWCOST@@
+Cost: see s per run in the table (about three minutes on one core).
 Expect: the table in README.md.
 """
 _base_ = [

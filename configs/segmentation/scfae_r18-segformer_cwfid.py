@@ -1,9 +1,9 @@
-"""SCFAE, the default: light form with LayerNorm, two ResNet-18 from scratch, CWFID (red and near infrared).
+"""SCFAE, the default: light form with LayerNorm, two ResNet-18 from scratch, CWFID.
 
 Run: python tools/train.py configs/segmentation/scfae_r18-segformer_cwfid.py
 The row without modality dropout: --cfg-options model.neck.modality_dropout=0.0
 Whole table: python tools/benchmarks/cwfid_table.py --data-root data/cwfid --out results/cwfid.jsonl --render
-Cost: @@CWCOST@@
+Cost: see s per run in the table (about three minutes on one core).
 Expect: the table in README.md.
 """
 _base_ = [

@@ -194,7 +194,7 @@ def run_table(
                 about = dict(key=key, row=job.row, seed=job.seed)
                 if error is None:
                     _append(file, {
-                        **about, "settings": job.settings(), "config": job.config,
+                        **about, "settings": job.settings(), "config": Path(job.config).name,
                         "overrides": dict(job.overrides), "channels_last": job.channels_last,
                         "commit": commit, "torch": torch.__version__, **record})
                     summary.trained.append(key)
@@ -330,10 +330,10 @@ def _git_commit() -> str | None:
     """Commit of this source tree, ``+`` where tracked files differ from it; None outside git."""
     here = Path(__file__).parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, check=True,
-                                capture_output=True, text=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, check=True,
-                                 capture_output=True, text=True).stdout.strip()
+        commit, changed = (
+            subprocess.run(
+                ["git", *words], cwd=here, check=True, capture_output=True, text=True).stdout.strip()
+            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"]))
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if changed else "")
@@ -367,7 +367,8 @@ def train_and_evaluate(job: Job, folder: Path) -> dict[str, Any]:
     known = set(getattr(preprocessor, "modalities", ()))
     for name, missing in job.evaluations.items():
         if set(missing) - known:
-            raise ValueError(f"evaluation {name!r} withholds {sorted(missing)}, the model has {sorted(known)}")
+            raise ValueError(
+                f"evaluation {name!r} withholds {sorted(missing)}, the model has {sorted(known)}")
     if job.channels_last:
         model.to(memory_format=torch.channels_last)
     start = time.perf_counter()
@@ -444,15 +445,16 @@ def render(
     for row, members in grouped.items():
         settings = sorted({record["settings"] for record in members})
         if len(settings) > 1:
-            raise ValueError(f"row {row!r} mixes results of {len(settings)} settings {settings}; give one of them")
+            raise ValueError(f"row {row!r} mixes results of {len(settings)} settings {settings}; give one")
         seeds = [record["seed"] for record in members]
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"row {row!r} holds a seed twice: {sorted(seeds)}")
     order = [row for row in (rows if rows is not None else grouped) if row in grouped]
-    cells = {
-        (row, column): _statistics([r["metrics"][column][metric] for r in grouped[row] if column in r["metrics"]])
-        for row in order for column in columns
-    }
+
+    def values(row: str, column: str) -> list[float]:
+        return [r["metrics"][column][metric] for r in grouped[row] if column in r["metrics"]]
+
+    cells = {(row, column): _statistics(values(row, column)) for row in order for column in columns}
     lines = [
         "| | " + " | ".join(columns) + " | n | parameters (neck), M | s per run |",
         "|---|" + "---|" * (len(columns) + 3)]

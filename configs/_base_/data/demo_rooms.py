@@ -1,4 +1,4 @@
-"""Rendered RGB-D rooms that tools/make_demo_rooms.py writes, in the layout of NYU Depth v2, @@DEMOSIZE@@.
+"""Rendered RGB-D rooms that tools/make_demo_rooms.py writes, in the layout of NYU Depth v2, 120x160.
 
 Another folder: --cfg-options train_dataloader.dataset.data_root=DIR val_dataloader.dataset.data_root=DIR
 test_dataloader.dataset.data_root=DIR.

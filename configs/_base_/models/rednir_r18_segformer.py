@@ -1,9 +1,10 @@
-"""Two ResNet-18 (red, near infrared) and a narrow SegFormer head for three classes; the leaf names the neck's type.
+"""Two ResNet-18 (red, near infrared) and a SegFormer head for three classes; the leaf names the neck's type.
 
-ResNet's 7x7 stem and 64 head channels rather than 256, because this model has to train on two processor cores.
+ResNet's 7x7 stem and 64 head channels instead of 256: this model has to train on two processor cores.
 """
 norm_cfg = dict(type='BN', requires_grad=True)
-encoder = dict(type='ResNet', depth=18, num_stages=4, out_indices=(0, 1, 2, 3), norm_cfg=norm_cfg, norm_eval=False)
+encoder = dict(
+    type='ResNet', depth=18, num_stages=4, out_indices=(0, 1, 2, 3), norm_cfg=norm_cfg, norm_eval=False)
 model = dict(
     type='FusionEncoderDecoder',
     data_preprocessor=dict(
@@ -30,6 +31,7 @@ model = dict(
         norm_cfg=norm_cfg,
         align_corners=False,
         # soil, crop, weed: 93 % of the pixels are soil, 2 % crop
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0, class_weight=[0.3, 3.0, 1.0])),
+        loss_decode=dict(
+            type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0, class_weight=[0.3, 3.0, 1.0])),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'))

@@ -1,10 +1,9 @@
-"""Two SegFormer MiT-B2 (colour, depth in metres) and its head; the leaf names the neck's type and num_classes."""
+"""Two SegFormer MiT-B2 (colour, depth in metres) and its head; the leaf adds neck.type and num_classes."""
 norm_cfg = dict(type='BN', requires_grad=True)  # several GPUs: norm_cfg 'SyncBN' in the head
 encoder = dict(
     type='MixVisionTransformer', embed_dims=64, num_stages=4, num_layers=[3, 4, 6, 3], num_heads=[1, 2, 5, 8],
     patch_sizes=[7, 3, 3, 3], sr_ratios=[8, 4, 2, 1], out_indices=(0, 1, 2, 3), mlp_ratio=4, qkv_bias=True,
     drop_rate=0.0, attn_drop_rate=0.0, drop_path_rate=0.1)
-#                   'pretrain/segformer/mit_b2_20220624-66e8bf70.pth')
 model = dict(
     type='FusionEncoderDecoder',
     data_preprocessor=dict(

@@ -1,4 +1,4 @@
-"""Two ResNet-18 (colour, depth in metres) and a SegFormer head; the leaf names the neck's type and num_classes."""
+"""Two ResNet-18 (colour, depth in metres) and a SegFormer head; the leaf adds neck.type and num_classes."""
 norm_cfg = dict(type='BN', requires_grad=True)  # several GPUs: norm_cfg 'SyncBN' in the encoders and the head
 encoder = dict(
     type='ResNetV1c', depth=18, num_stages=4, out_indices=(0, 1, 2, 3), norm_cfg=norm_cfg,

@@ -1,5 +1,5 @@
-"""Two ResNet-50 (colour, depth in metres) and UPerNet; the leaf names the neck's type and num_classes."""
-norm_cfg = dict(type='BN', requires_grad=True)  # several GPUs: norm_cfg 'SyncBN' in the encoders and the heads
+"""Two ResNet-50 (colour, depth in metres) and UPerNet; the leaf adds neck.type and num_classes."""
+norm_cfg = dict(type='BN', requires_grad=True)  # several GPUs: 'SyncBN' in the encoders and the heads
 encoder = dict(
     type='ResNetV1c', depth=50, num_stages=4, out_indices=(0, 1, 2, 3), norm_cfg=norm_cfg,
     norm_eval=False, style='pytorch', contract_dilation=True)

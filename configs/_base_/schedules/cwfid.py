@@ -1,4 +1,4 @@
-"""Three minutes on one core: AdamW 5e-4, 33 iterations of warm-up, poly 0.9, 330 iterations; one evaluation."""
+"""Three minutes on one core: AdamW 5e-4, 33 of 330 iterations warm-up, poly 0.9; one evaluation."""
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.999), weight_decay=0.01, fused=True))

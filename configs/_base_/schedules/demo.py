@@ -1,4 +1,4 @@
-"""The quick start: AdamW 1e-3, 10 iterations of warm-up, poly 0.9, 100 iterations; one evaluation."""
+"""The quick start: AdamW 1e-3, 10 of 100 iterations warm-up, poly 0.9; one evaluation."""
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.01, fused=True))

@@ -1,6 +1,6 @@
-"""SCFAE's own schedule (section 5 of the paper): AdamW, linear from 2.5e-5 to 5e-4 over the first 20 %, then cosine.
+"""SCFAE's own schedule of the paper: AdamW, 2.5e-5 to 5e-4 over the first 20 %, then cosine.
 
-The paper gives betas and rates for classification with fixed encoders; 40k iterations are this field's length.
+The paper's tasks are classification over frozen features; 40k iterations are this field's length.
 """
 optim_wrapper = dict(
     type='OptimWrapper',

@@ -1,4 +1,4 @@
-"""Short schedule from scratch on a processor: AdamW 5e-4, 100 iterations of warm-up, poly 0.9, 1,200 iterations."""
+"""Short schedule from scratch on a processor: AdamW 5e-4, 100 of 1,200 iterations warm-up, poly 0.9."""
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.999), weight_decay=0.01, fused=True),

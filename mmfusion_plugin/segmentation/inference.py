@@ -1,0 +1,62 @@
+"""Predict from a stranger's files or arrays."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmseg.apis import init_model as mmseg_init_model
+from mmseg.structures import SegDataSample
+from torch import nn
+
+__all__ = ["inference_model", "init_model"]
+
+ANNOTATION = ("LoadSegLabel", "LoadAnnotations")
+
+
+def init_model(config: str | Path | Config, checkpoint: str | None = None, device: str = "cpu",
+               cfg_options: dict | None = None) -> nn.Module:
+    """A model ready to predict; see ``mmseg.apis.init_model``. Raises FileNotFoundError for a missing file."""
+    for path in (config, checkpoint):
+        if isinstance(path, (str, Path)) and "://" not in str(path) and not Path(path).is_file():
+            raise FileNotFoundError(f"no such file: {path}")
+    cfg = Config.fromfile(config) if isinstance(config, (str, Path)) else config
+    for encoder in cfg.model.backbone.get("backbones", {}).values():
+        encoder.init_cfg = None  # the checkpoint holds the weights
+    return mmseg_init_model(cfg, checkpoint, device, cfg_options)
+
+
+def inference_model(model: nn.Module, sources: Mapping[str, str | Path | np.ndarray | None],
+                    missing: Sequence[str] = ()) -> SegDataSample:
+    """Segment one frame.
+
+    Args:
+        model: from :func:`init_model`.
+        sources: path or array by modality. Arrays: colour (H, W, 3) uint8 in BGR order, one-channel
+            (H, W), depth in stored counts as the config's sensor says, or float metres. None marks a
+            modality that this frame lacks.
+        missing: modalities to withhold.
+
+    Returns: SegDataSample with ``pred_sem_seg`` (1, H, W).
+    Raises: ValueError for unknown or absent names, or if nothing is left.
+    """
+    modalities = list(model.data_preprocessor.modalities)
+    unknown = sorted({*sources, *missing} - set(modalities))
+    if unknown:
+        raise ValueError(f"the model knows {modalities}, got {unknown}")
+    lacking = [m for m in modalities if m not in sources and m not in missing]
+    if lacking:
+        raise ValueError(f"no source for {lacking}; name them in missing=[...] to do without")
+    paths = {m: None if m in missing else sources[m] for m in modalities}
+    if all(path is None for path in paths.values()):
+        raise ValueError(f"every modality of {modalities} is missing; give at least one")
+    pipeline = Compose([t for t in model.cfg.test_pipeline if t["type"] not in ANNOTATION])
+    named = {m: p if p is None or isinstance(p, np.ndarray) else str(p) for m, p in paths.items()}
+    image_path = next((p for p in named.values() if isinstance(p, str)), None)
+    data = pipeline({"modality_paths": named, "img_path": image_path, "seg_fields": []})
+    with torch.no_grad():
+        return model.test_step(pseudo_collate([data]))[0]
