@@ -1,7 +1,7 @@
 """SCFAE, two MiT-B2 and a SegFormer head, NYU Depth v2.
 
 Run: python tools/train.py configs/segmentation/scfae_mitb2-segformer_nyuv2-480x640.py
-Cost: the neck adds 12 % to the encoders' multiply-adds; 40k iterations at batch 8, meant for one large GPU.
+Cost: the neck adds 14 % to the encoders' multiply-adds; 40k iterations at batch 8, meant for one large GPU.
 Expect: not run here (neither the official data nor pretrained weights were at hand).
 """
 _base_ = [
@@ -17,5 +17,5 @@ model = dict(
     #     depth=dict(init_cfg=dict(
     #         type='Pretrained', checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/'
     #         'pretrain/segformer/mit_b2_20220624-66e8bf70.pth')))),
-    neck=dict(type='SCFAE', width=0.375, norm='layer', modality_dropout=0.3),
+    neck=dict(type='SCFAE', width=0.40625, norm='layer', modality_dropout=0.3),
     decode_head=dict(num_classes=40))

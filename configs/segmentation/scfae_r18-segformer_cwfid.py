@@ -11,4 +11,4 @@ _base_ = [
     '../_base_/schedules/cwfid.py']
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
-    neck=dict(type='SCFAE', width=0.25, norm='layer', modality_dropout=0.3))
+    neck=dict(type='SCFAE', width=0.28125, norm='layer', modality_dropout=0.3))

@@ -10,5 +10,5 @@ _base_ = [
     '../_base_/schedules/demo.py']
 model = dict(
     data_preprocessor=dict(size=(96, 128)),
-    neck=dict(type='SCFAE', width=0.25, norm='layer', modality_dropout=0.3),
+    neck=dict(type='SCFAE', width=0.28125, norm='layer', modality_dropout=0.3),
     decode_head=dict(num_classes=7, channels=64))

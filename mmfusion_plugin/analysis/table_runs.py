@@ -22,7 +22,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from pathlib import Path
@@ -268,9 +268,11 @@ class _Pool:
                 pass  # died before it got the job: recv above meets the end of the pipe and reports it
 
     def stop(self) -> None:
-        for pipe, process in self.workers.items():
-            pipe.close()
-            process.join(timeout=2)
+        for pipe in self.workers:
+            with suppress(BrokenPipeError):
+                pipe.send(None)
+        for process in self.workers.values():
+            process.join(timeout=2)  # an idle one ends at once; one still training is stopped
             if process.is_alive():
                 process.terminate()
                 process.join()
@@ -281,11 +283,16 @@ def _work(pipe: connection.Connection, run_job: RunJob, folder: Path) -> None:
     """Body of a worker process: jobs in, (record, error) out."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    # a forked process may have inherited streams that lead elsewhere than to the descriptors 1 and 2
+    sys.stdout, sys.stderr = (open(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
     while True:
         try:
-            key, job = pipe.recv()
+            given = pipe.recv()
         except EOFError:
             return
+        if given is None:
+            return
+        key, job = given
         name = f"{re.sub('[^A-Za-z0-9]+', '-', job.row).strip('-')}_{key}"
         (folder / name).mkdir(parents=True, exist_ok=True)
         with _output_to(folder / f"{name}.log"):

@@ -87,7 +87,7 @@ def main() -> int:
         keys = {job.key() for job in table}
         records = [record for record in read_results(args.out) if record["key"] in keys]
         print(render(records, list(EVALUATIONS), names))
-        print("\nmIoU on the validation pictures after the last iteration, mean ± standard deviation over seeds."
+        print("\nmIoU on the validation pictures after the last iteration, mean ± sd over seeds."
               "\nBold: within one standard deviation of the column's best.")
     if failed:
         print(f"{len(failed)} trainings failed; see {Path(args.out).stem}.failures.jsonl beside {args.out}",

@@ -32,6 +32,6 @@ model = dict(
         align_corners=False,
         # soil, crop, weed: 93 % of the pixels are soil, 2 % crop
         loss_decode=dict(
-            type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0, class_weight=[0.3, 3.0, 1.0])),
+            type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0, class_weight=[0.5, 1.5, 1.0])),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'))

@@ -1,0 +1,34 @@
+"""Fixtures that several rooms' tests share."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Tests run side by side; more threads per process would only fight each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real recordings beside the repository; they are no part of it."""
+    path = REPOSITORY.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("real data (../shared/data) are not on this machine")
+    return path
+
+
+@pytest.fixture
+def repository() -> Path:
+    return REPOSITORY

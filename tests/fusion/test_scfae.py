@@ -1,0 +1,371 @@
+"""SCFAE against a formulation of the paper's equations in plain numpy."""
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from fusion.cases import RANKS, features, present
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmfusion_plugin.fusion import SCFAE
+
+UNEQUAL = dict(a=6, b=4, c=9)
+
+
+def make(widths=UNEQUAL, dtype=torch.float64, **options):
+    return SCFAE(list(widths), widths, **options).to(dtype)
+
+
+# --- an independent formulation ------------------------------------------------------------------
+
+
+def linear(state, name, x):
+    return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+
+def gelu(x):
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def stage(state, name, x):
+    if f"{name}.norm.weight" in state:
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        x = x * state[f"{name}.norm.weight"] + state[f"{name}.norm.bias"]
+    gate = linear(state, f"{name}.swiglu.gate", x)
+    return linear(state, f"{name}.swiglu.down", gate / (1 + np.exp(-gate)) * linear(state, f"{name}.swiglu.up", x))
+
+
+def paper(block, V, missing):
+    """Fused vector and reconstruction loss, sample by sample. V {m: (B, l_m)}, missing {m: set}."""
+    state = {k: v.detach().numpy() for k, v in block.state_dict().items()}
+    names, batch = list(V), len(next(iter(V.values())))
+    fused, terms = [], {m: [] for m in names}
+    for i in range(batch):
+        here = {m: i not in missing.get(m, ()) for m in names}
+        v = {m: V[m][i] if here[m] else np.zeros_like(V[m][i]) for m in names}
+        hat = {m: gelu(linear(state, f"P_expand.{m}", stage(state, f"pre.{m}", v[m]))) for m in names}
+        b = {m: round(0.5 * 2 * len(v[m])) for m in names}
+        row = []
+        for position, m in enumerate(names):
+            k = names[(position + 1) % len(names)]
+            shared_hat = hat[k][: b[k]] if here[k] else np.zeros(b[k])
+            shared = gelu(linear(state, f"P_shared.{m}", shared_hat))
+            specific = gelu(linear(state, f"P_specific.{m}", hat[m][b[m] :]))
+            Z = stage(state, f"post.{m}", np.concatenate([specific, shared]))
+            row.append(Z)
+            recon = linear(state, f"P_recon.{m}", Z)
+            if here[m]:
+                cosine = v[m] @ recon / (np.linalg.norm(v[m]) * np.linalg.norm(recon))
+                terms[m].append(1 - cosine)
+        fused.append(np.concatenate(row))
+    return np.stack(fused), sum(np.mean(t) for t in terms.values() if t)
+
+
+@pytest.mark.parametrize("norm", ["layer", None])
+@pytest.mark.parametrize("widths", [dict(a=6, b=4), UNEQUAL])
+@pytest.mark.parametrize("missing", [{}, dict(b=[0, 2])])
+def test_forward_and_loss_equal_the_papers_equations(norm, widths, missing):
+    block, feats = make(widths, norm=norm), features(widths, dtype=torch.float64)
+    out = block(feats, present(widths, missing=missing))
+    expected, loss = paper(block, {m: x.detach().numpy() for m, x in feats.items()}, missing)
+    np.testing.assert_allclose(out.fused.detach().numpy(), expected, rtol=1e-7, atol=1e-10)
+    np.testing.assert_allclose(out.losses["fusion.loss_recon"].item(), loss, rtol=1e-7)
+
+
+# --- the paper's numbers ---------------------------------------------------------------------------
+
+
+def count(block):
+    return sum(p.numel() for p in block.parameters())
+
+
+def test_literal_form_has_the_papers_parameter_count():
+    with torch.device("meta"):
+        block = SCFAE(modalities=["a", "b"], in_channels=dict(a=512, b=512), norm=None)
+    assert count(block) == 24_136_700  # Table 13: 24.14 M
+
+
+def test_unequal_lengths_of_activitynet():
+    with torch.device("meta"):
+        block = SCFAE(["video", "image"], dict(video=4096, image=128), norm=None)
+    assert round(count(block) / 1e6, 1) == 345.9
+
+
+def test_layer_norm_adds_its_own_parameters_alone():
+    with torch.device("meta"):
+        block = SCFAE(["a", "b"], dict(a=512, b=512))
+    assert count(block) - 24_136_700 == 6_144
+
+
+# --- the ring --------------------------------------------------------------------------------------
+
+
+def sources_of_shared(block, widths):
+    """{m: modalities whose features the shared part of Z_m depends on}."""
+    found = {}
+    for m in widths:
+        feats = features(widths, dtype=torch.float64)
+        block.parts(feats)[m].shared.sum().backward()
+        found[m] = {j for j, x in feats.items() if x.grad is not None and x.grad.abs().sum() > 0}
+    return found
+
+
+def test_shared_part_comes_from_the_next_modality_alone():
+    assert sources_of_shared(make(), UNEQUAL) == {"a": {"b"}, "b": {"c"}, "c": {"a"}}
+
+
+def test_the_list_is_the_ring():
+    block = SCFAE(["a", "c", "b"], UNEQUAL).double()
+    assert sources_of_shared(block, UNEQUAL) == {"a": {"c"}, "c": {"b"}, "b": {"a"}}
+
+
+def test_without_exchange_shared_parts_stay_at_home():
+    assert sources_of_shared(make(exchange=False), UNEQUAL) == {m: {m} for m in UNEQUAL}
+
+
+def test_specific_part_comes_from_its_own_modality():
+    feats = features(UNEQUAL, dtype=torch.float64)
+    make().parts(feats)["b"].specific.sum().backward()
+    assert feats["a"].grad is None or not feats["a"].grad.any()
+    assert feats["b"].grad.any()
+
+
+def test_no_dicts_order_carries_meaning():
+    block, feats = make(), features(UNEQUAL, dtype=torch.float64)
+    other = SCFAE(list(UNEQUAL), dict(reversed(UNEQUAL.items()))).double()
+    other.load_state_dict(block.state_dict())
+    available = present(UNEQUAL, missing=dict(c=[1]))
+    expected = block(feats, available).fused
+    turned = other(dict(reversed(feats.items())), dict(reversed(available.items()))).fused
+    assert torch.equal(expected, turned)
+
+
+# --- missing modalities ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["layer", None])
+def test_what_a_missing_modality_holds_changes_nothing(norm):
+    block, feats = make(norm=norm), features(UNEQUAL, dtype=torch.float64)
+    available = present(UNEQUAL, missing=dict(a=[0, 3]))
+    clean = block(feats, available)
+    with torch.no_grad():
+        feats["a"][[0, 3]] = float("nan")
+    broken = block(feats, available)
+    assert torch.equal(clean.fused, broken.fused)
+    assert torch.equal(clean.losses["fusion.loss_recon"], broken.losses["fusion.loss_recon"])
+    (broken.fused.sum() + broken.losses["fusion.loss_recon"]).backward()
+    assert all(torch.isfinite(x.grad).all() for x in feats.values())
+    assert all(torch.isfinite(p.grad).all() for p in block.parameters())
+    assert not feats["a"].grad[[0, 3]].any()
+
+
+def test_a_modality_missing_everywhere_leaves_every_parameter_a_gradient():
+    block, feats = make(), features(UNEQUAL, dtype=torch.float64)
+    out = block(feats, present(UNEQUAL, missing=dict(a=[0, 1, 2, 3])))
+    (out.fused.sum() + sum(out.losses.values())).backward()
+    assert all(p.grad is not None for p in block.parameters())
+    assert out.diagnostics["fusion.recon_distance.a"].abs() < 1e-12
+
+
+def test_a_silent_encoder_gives_a_bounded_gradient():
+    block, feats = make(), features(UNEQUAL, dtype=torch.float64)
+    with torch.no_grad():
+        feats["b"].zero_()
+    block(feats).losses["fusion.loss_recon"].backward()
+    assert feats["b"].grad.abs().max() < 1e3
+
+
+def test_z_of_a_missing_modality_carries_the_survivors_shared_part():
+    widths = dict(a=4, b=4)
+    block, feats = make(widths), features(widths, dtype=torch.float64)
+    out = block(feats, present(widths, missing=dict(a=[0, 1, 2, 3])))
+    Z_a = out.fused[:, :8]
+    Z_a.sum().backward()
+    assert feats["b"].grad.any()
+
+
+@pytest.mark.parametrize(("policy", "source"), [("own", "a"), ("next", "c")])
+def test_stand_in_for_a_missing_neighbour(policy, source):
+    widths = dict(a=4, b=4, c=4)
+    block = make(widths, missing_neighbour=policy)
+    feats = features(widths, dtype=torch.float64)
+    block.parts(feats, present(widths, missing=dict(b=[0, 1, 2, 3])))["a"].shared.sum().backward()
+    found = {m for m, x in feats.items() if x.grad is not None and x.grad.any()}
+    assert found == {source}
+
+
+def test_modality_dropout_acts_in_training_alone():
+    torch.manual_seed(1)
+    block, feats = make(modality_dropout=0.9), features(UNEQUAL, batch=16, dtype=torch.float64)
+    available = present(UNEQUAL, 16)
+    assert not torch.equal(block(feats, available).fused, block(feats, available).fused)
+    block.eval()
+    assert torch.equal(block(feats, available).fused, block(feats, available).fused)
+
+
+# --- options ---------------------------------------------------------------------------------------
+
+
+def test_branches_zero_the_other_part():
+    feats = features(UNEQUAL, dtype=torch.float64)
+    full = make(norm=None)
+    for branch, own in (("shared", slice(6, None)), ("specific", slice(0, 6))):
+        block = make(norm=None, branch=branch)
+        block.load_state_dict(full.state_dict())
+        Z = block._recompose(block.parts(feats)["a"])
+        other = [i for i in range(Z.shape[1]) if i not in range(*own.indices(Z.shape[1]))]
+        assert not Z[:, other].any()
+        assert Z[:, own].any()
+
+
+def test_head_reads_before_or_after_the_last_gate():
+    feats = features(UNEQUAL, dtype=torch.float64)
+    post = make(norm=None)
+    pre = make(norm=None, head_reads="pre")
+    pre.load_state_dict(post.state_dict())
+    Z = {m: post._recompose(p) for m, p in post.parts(feats).items()}
+    torch.testing.assert_close(pre(feats).fused, torch.cat([Z[m] for m in UNEQUAL], 1))
+    torch.testing.assert_close(post(feats).fused, torch.cat([post.post[m](Z[m]) for m in UNEQUAL], 1))
+
+
+def test_residual_adds_the_input():
+    x = torch.randn(3, 6, dtype=torch.float64)
+    plain, residual = make(), make(residual=True)
+    residual.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(residual.pre["a"](x), x + plain.pre["a"](x))
+
+
+def test_mse_is_the_mean_squared_error():
+    block, feats = make(recon_metric="mse"), features(UNEQUAL, dtype=torch.float64)
+    Z = {m: block.post[m](block._recompose(p)) for m, p in block.parts(feats).items()}
+    expected = sum(((feats[m] - block.P_recon[m](Z[m])) ** 2).mean() for m in UNEQUAL)
+    torch.testing.assert_close(block(feats).losses["fusion.loss_recon"], expected)
+
+
+def test_lambda_scales_the_loss_and_zero_drops_it():
+    feats = features(UNEQUAL, dtype=torch.float64)
+    one, three = make(), make(recon_weight=3.0)
+    three.load_state_dict(one.state_dict())
+    torch.testing.assert_close(
+        three(feats).losses["fusion.loss_recon"], 3 * one(feats).losses["fusion.loss_recon"]
+    )
+    none = make(recon_weight=0)
+    assert none(feats).losses == {}
+    assert not any("P_recon" in name for name in none.state_dict())
+
+
+@pytest.mark.parametrize(("option", "attached"), [(True, False), (False, True), (None, True)])
+def test_detached_target(option, attached):
+    block = make(detach_target=option)
+    V = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    recon = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    block._distance(V, recon, torch.ones(4, dtype=torch.bool)).backward()
+    assert (V.grad is not None and bool(V.grad.any())) == attached
+    assert make(norm=None).detach_target
+
+
+def test_light_form_runs_narrow_and_reconstructs_the_full_width():
+    widths = dict(a=16, b=8)
+    block, feats = make(widths, width=0.25, out_channels=5), features(widths, dtype=torch.float64)
+    assert block.pre["a"].swiglu.gate.in_features == 4
+    assert block.P_recon["a"].out_features == 16
+    assert block(feats).fused.shape == (4, 5)
+    assert make(widths, width=dict(a=3, b=2)).readout(torch.zeros(1, 9)).shape == (1, 9)
+
+
+@pytest.mark.parametrize("rank", ["map", "clip"])
+def test_a_map_is_a_set_of_vectors(rank):
+    block = make(out_channels=5)
+    feats = features(UNEQUAL, rank=rank, dtype=torch.float64)
+    available = present(UNEQUAL, missing=dict(b=[1]))
+    on_map = block(feats, available)
+    flat = block({m: x.flatten(2).mT for m, x in feats.items()}, available)
+    torch.testing.assert_close(on_map.fused.flatten(2).mT, flat.fused)
+    torch.testing.assert_close(on_map.losses, flat.losses)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(recon_metric="l1"), "recon_metric"),
+        (dict(head_reads="both"), "head_reads"),
+        (dict(missing_neighbour="mean"), "missing_neighbour"),
+        (dict(missing_neighbour="own"), "equal boundaries"),
+        (dict(branch="half"), "branch"),
+        (dict(recon_weight=-1), "recon_weight"),
+        (dict(expansion=0), "expansion"),
+        (dict(shared_ratio=0.0), "shared_ratio"),
+        (dict(shared_ratio=1.0), "shared_ratio"),
+        (dict(shared_ratio=dict(a=0.5)), "shared_ratio names"),
+        (dict(width=dict(a=2)), "width names"),
+        (dict(width=0.01), "width of"),
+        (dict(norm="batch"), "norm must be"),
+        (dict(modality_dropout=1.5), "modality_dropout"),
+    ],
+)
+def test_options_out_of_range_say_so(options, words):
+    with pytest.raises(ValueError, match=words):
+        make(**options)
+
+
+# --- gradients, precision, properties ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, dict(norm=None, detach_target=False), dict(residual=True, width=2)])
+def test_gradcheck(options):
+    widths = dict(a=3, b=2)
+    block = make(widths, **options)
+    feats = features(widths, batch=2, dtype=torch.float64)
+    available = present(widths, 2, missing=dict(b=[1]))
+
+    def run(a, b):
+        out = block(dict(a=a, b=b), available)
+        return out.fused, out.losses["fusion.loss_recon"]
+
+    assert torch.autograd.gradcheck(run, (feats["a"], feats["b"]))
+
+
+def test_norm_lets_the_task_gradient_through():
+    """The reason for the default: the literal stack passes almost nothing at initialisation."""
+    norms = {}
+    for norm in ("layer", None):
+        torch.manual_seed(0)
+        widths = dict(a=128, b=128)
+        block = make(widths, torch.float32, norm=norm)
+        head = torch.nn.Linear(block.out_channels, 10)
+        feats = features(widths, 16)
+        torch.nn.functional.cross_entropy(head(block(feats).fused), torch.arange(16) % 10).backward()
+        norms[norm] = feats["a"].grad.norm().item()
+    assert norms["layer"] > 100 * norms[None]
+
+
+def test_bfloat16_autocast_keeps_the_reconstruction_in_full_precision():
+    block, feats = make(dtype=torch.float32), features(UNEQUAL)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = block({m: x * 1e3 for m, x in feats.items()}).losses["fusion.loss_recon"]
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    widths=st.lists(st.integers(4, 8), min_size=2, max_size=4),
+    rank=st.sampled_from(sorted(RANKS)),
+    ratio=st.floats(0.3, 0.7),
+    expansion=st.sampled_from([1, 1.5, 2, 4]),
+    norm=st.sampled_from(["layer", None]),
+    light=st.sampled_from([None, 0.5, 3]),
+)
+def test_any_widths_ranks_and_numbers_of_modalities(widths, rank, ratio, expansion, norm, light):
+    named = {f"m{i}": C for i, C in enumerate(widths)}
+    block = make(named, torch.float32, shared_ratio=ratio, expansion=expansion, norm=norm, width=light)
+    feats = features(named, rank=rank)
+    for gone in itertools.islice(named, 2):
+        out = block(feats, present(named, missing={gone: [0]}))
+        axis = 2 if rank == "sequence" else 1
+        assert out.fused.shape[axis] == block.out_channels
+        assert torch.isfinite(out.fused).all()
+        assert 0 <= out.losses["fusion.loss_recon"] <= 2 * len(named)
