@@ -77,8 +77,9 @@ def test_names_and_sizes_agree_between_parts(path):
     others = [cfg.model.data_preprocessor.modalities, neck.get("modalities", [neck.get("modality")])]
     loaders = [cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader]
     for loader in loaders:
-        others += [step.modalities for step in loader.dataset.pipeline if "modalities" in step]
+        others += [step.modalities for step in dicts(loader.dataset.pipeline) if "modalities" in step]
         others.append(loader.dataset.modalities)
+    others += [step.modalities for step in dicts(cfg.tta_pipeline) if "modalities" in step]
     assert all(names == modalities for names in others)
     crop = next(step.crop_size for step in cfg.train_dataloader.dataset.pipeline if step.type == "RandomCrop")
     assert tuple(cfg.model.data_preprocessor.size) == tuple(crop)
@@ -153,5 +154,30 @@ def test_half_size_differs_from_full_size_in_data_size_and_schedule_alone(neck):
     folder = CONFIGS / "segmentation"
     half = load(folder / f"{neck}_r18-segformer_nyuv2-half.py").model
     full = load(folder / f"{neck}_r18-segformer_nyuv2-480x640.py").model
-    assert [m.data_preprocessor.pop("size") for m in (half, full)] == [(240, 320), (480, 640)]
+    assert [m.data_preprocessor.pop("size") for m in (half, full)] == [(192, 256), (480, 640)]
     assert half == full
+
+
+@pytest.mark.parametrize("stem, folder, size, values", [
+    # (modality, channels, smallest and largest plausible value)
+    ("scfae_r18-segformer_nyuv2-half", "nyuv2_half", (240, 320), [("rgb", 3, 0, 255), ("depth", 1, 0.1, 10)]),
+    ("scfae_r18-segformer_cwfid", "cwfid", (483, 648), [("red", 1, 0, 255), ("nir", 1, 0, 255)]),
+    ("nir_r18-segformer_cwfid", "cwfid", (483, 648), [("nir", 1, 0, 255)])])
+def test_pipelines_read_real_data(shared_data, stem, folder, size, values):
+    from mmseg.registry import DATASETS
+
+    cfg = load(CONFIGS / "segmentation" / f"{stem}.py")
+    options = dict(data_root=str(shared_data / folder), indices=2)
+    trained = DATASETS.build(dict(cfg.train_dataloader.dataset) | options)[0]
+    assert trained["data_samples"].gt_sem_seg.shape == next(iter(trained["inputs"].values())).shape[-2:]
+    tested = DATASETS.build(dict(cfg.test_dataloader.dataset) | options)[0]
+    assert list(tested["inputs"]) == [m for m, *_ in values]
+    assert tested["data_samples"].gt_sem_seg.shape == size
+    for m, channels, low, high in values:
+        x = tested["inputs"][m]
+        assert x.shape == (channels, *size) and low <= x.min() and x.max() <= high
+    pipeline = dict(pipeline=cfg.tta_pipeline)
+    augmented = DATASETS.build(dict(cfg.test_dataloader.dataset) | options | pipeline)[0]
+    scales = len(cfg.tta_pipeline[1].transforms[0])
+    assert len(augmented["data_samples"]) == 2 * scales
+    assert all(sample.gt_sem_seg.shape == size for sample in augmented["data_samples"])

@@ -22,11 +22,20 @@ load = [
     dict(type='LoadSegLabel')]
 train_pipeline = [
     *load,
+    dict(type='RandomResize', scale=(648, 483), ratio_range=(0.7, 1.3), keep_ratio=True),
     dict(type='RandomCrop', crop_size={{_base_.crop_size}}, cat_max_ratio=0.9),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='RandomFlip', prob=0.5, direction='vertical'),
     dict(type='PackModalities', modalities=['nir'])]
 test_pipeline = [*load, dict(type='PackModalities', modalities=['nir'])]
+tta_pipeline = [
+    load[0],
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (0.75, 1.0, 1.25)],
+        [dict(type='RandomFlip', prob=0.0, direction='horizontal'),
+         dict(type='RandomFlip', prob=1.0, direction='horizontal')],
+        [dict(type='LoadSegLabel')],
+        [dict(type='PackModalities', modalities=['nir'])]])]
 files = dict(modalities=['nir'])
 train_dataloader = dict(dataset=dict(**files, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(**files, pipeline=test_pipeline))

@@ -8,6 +8,6 @@ _base_ = [
     '../_base_/default_runtime.py', '../_base_/data/nyuv2_half.py', '../_base_/models/rgbd_r18_segformer.py',
     '../_base_/schedules/scratch_1200.py']
 model = dict(
-    data_preprocessor=dict(size=(240, 320)),
+    data_preprocessor=dict(size=(192, 256)),
     neck=dict(type='SCFAE', width=0.28125, norm='layer', modality_dropout=0.3),
     decode_head=dict(num_classes=40))

@@ -6,7 +6,7 @@ coding and split differ from nyuv2.py. Another folder: --cfg-options train_datal
 val_dataloader.dataset.data_root=DIR test_dataloader.dataset.data_root=DIR.
 """
 data_root = 'data/nyuv2_half'
-crop_size = (240, 320)
+crop_size = (192, 256)
 # 8 bit over 0-10 m: metres = (value + 0.5) / 25.5; in-filled, so every reading is valid
 sensors = dict(
     rgb=dict(kind='color'),

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+from mmseg.registry import DATASETS
+from mmfusion_plugin.segmentation.datasets import CWFIDDataset, DemoRoomsDataset, NYUDepthV2Dataset
+from segmentation.scene import LOAD, PACK, dataset_cfg
+
+
+def build(root, **options):
+    return DATASETS.build(dataset_cfg(root, [*LOAD, PACK], **options))
+
+
+def test_a_frame_lists_every_file(frames):
+    dataset = build(frames)
+    info = dataset.get_data_info(0)
+    assert len(dataset) == 4
+    assert info["modality_paths"] == {"rgb": f"{frames}/RGB/1.png", "depth": f"{frames}/Depth/1.png"}
+    assert info["seg_map_path"] == f"{frames}/Label/1.png"
+    assert dataset[0]["data_samples"].metainfo["available"] == dict(rgb=True, depth=True)
+
+
+@pytest.mark.parametrize("line", ["2", "RGB/2.png", "RGB/2.png Label/2.png"])
+def test_lines_of_every_known_layout(frames, line):
+    (frames / "train.txt").write_text(line + "\n\n")
+    assert build(frames).get_data_info(0)["img_path"] == f"{frames}/RGB/2.png"
+
+
+def test_a_suffix_may_have_alternatives(frames):
+    suffixes = dict(rgb=[".jpg", ".png"], depth=".png", seg_map_path=".png")
+    assert build(frames, suffixes=suffixes).get_data_info(0)["img_path"].endswith("1.png")
+
+
+def test_an_absent_depth_file_is_an_error_that_names_it(frames):
+    (frames / "Depth" / "3.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"Depth/3\.png.*allow_missing"):
+        build(frames)
+
+
+def test_an_absent_depth_file_is_allowed_where_the_config_says_so(frames):
+    (frames / "Depth" / "3.png").unlink()
+    dataset = build(frames, allow_missing=["depth"])
+    assert dataset.get_data_info(2)["modality_paths"]["depth"] is None
+    packed = dataset[2]
+    assert packed["data_samples"].metainfo["available"] == dict(rgb=True, depth=False)
+    assert not packed["inputs"]["depth"].any()
+
+
+def test_a_frame_without_any_sensor_is_named(frames):
+    for folder in ("Depth", "RGB"):
+        (frames / folder / "3.png").unlink()
+    with pytest.raises(ValueError, match="frame '3'.*has none of"):
+        build(frames, allow_missing=["depth", "rgb"])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda f: (f / "train.txt").write_text("\n"), ValueError, r"train\.txt lists no frame"),
+        (lambda f: (f / "train.txt").unlink(), FileNotFoundError, r"train\.txt.*data_root"),
+        (lambda f: (f / "train.txt").write_text("1\n2\n1\n"), ValueError, "more than once"),
+        (lambda f: (f / "Label" / "2.png").unlink(), FileNotFoundError, r"Label/2\.png"),
+    ],
+)
+def test_broken_lists(frames, change, error, words):
+    change(frames)
+    with pytest.raises(error, match=words):
+        build(frames)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(modalities=["rgb", "thermal"]), r"dataset\.data_prefix has no entry for \['thermal'\]"),
+        (dict(allow_missing=["thermal"]), r"dataset\.allow_missing names \['thermal'\]"),
+        (dict(label_offset=2), r"dataset\.label_offset"),
+    ],
+)
+def test_wrong_options_name_the_key(frames, options, words):
+    with pytest.raises(ValueError, match=words):
+        build(frames, **options)
+
+
+def test_nyu_has_forty_distinct_colours():
+    meta = NYUDepthV2Dataset.METAINFO
+    assert len(meta["classes"]) == len({tuple(c) for c in meta["palette"]}) == 40
+
+
+def test_nyu_classes_are_the_official_ones(shared_data):
+    from scipy.io import loadmat
+
+    official = loadmat(shared_data / "nyuv2_meta" / "classMapping40.mat")["className"].ravel()
+    assert tuple(str(name[0]) for name in official) == NYUDepthV2Dataset.METAINFO["classes"]
+
+
+def test_real_layouts_are_found(shared_data):
+    half = NYUDepthV2Dataset(data_root=str(shared_data / "nyuv2_half"), ann_file="val.txt")
+    field = CWFIDDataset(data_root=str(shared_data / "cwfid"))
+    assert (len(half), len(field)) == (195, 30)
+    assert half.label_offset == 1
+
+
+def test_demo_classes_match_their_renderer():
+    from mmfusion_plugin.segmentation import demo_rooms
+
+    assert DemoRoomsDataset.METAINFO["classes"] == demo_rooms.CLASSES

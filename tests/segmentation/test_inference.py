@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import cv2
+import pytest
+import torch
+from mmengine.config import Config
+from mmseg.registry import MODELS
+from mmfusion_plugin.segmentation.inference import inference_model, init_model
+from segmentation.scene import LOAD, PACK, SIZE, model_cfg
+
+
+@pytest.fixture
+def model(tmp_path):
+    meta = dict(dataset_meta=dict(classes=("one", "two", "three"), palette=[[0] * 3] * 3))
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(model_cfg()).state_dict(), meta=meta), tmp_path / "model.pth")
+    cfg = Config(dict(default_scope="mmseg", model=model_cfg(), test_pipeline=[*LOAD, PACK]))
+    return init_model(cfg, str(tmp_path / "model.pth"))
+
+
+def test_files_and_arrays_give_the_same_prediction(model, frames):
+    paths = dict(rgb=frames / "RGB" / "1.png", depth=frames / "Depth" / "1.png")
+    arrays = {m: cv2.imread(str(path), -1) for m, path in paths.items()}
+    from_files, from_arrays = inference_model(model, paths), inference_model(model, arrays)
+    assert from_files.pred_sem_seg.data.shape == (1, *SIZE)
+    assert torch.equal(from_files.seg_logits.data, from_arrays.seg_logits.data)
+
+
+def test_missing_sensors(model, frames):
+    rgb = str(frames / "RGB" / "1.png")
+    withheld = inference_model(model, dict(rgb=rgb, depth=str(frames / "Depth" / "1.png")), missing=["depth"])
+    absent = inference_model(model, dict(rgb=rgb, depth=None))
+    assert torch.equal(withheld.seg_logits.data, absent.seg_logits.data)
+    with pytest.raises(ValueError, match=r"no source for \['depth'\]"):
+        inference_model(model, dict(rgb=rgb))
+    with pytest.raises(ValueError, match="every modality"):
+        inference_model(model, dict(rgb=None, depth=None))
+    with pytest.raises(ValueError, match="the model knows"):
+        inference_model(model, dict(rgb=rgb, depth=None, nir=rgb))
+
+
+def test_missing_files_are_named():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.py"):
+        init_model("nowhere.py")

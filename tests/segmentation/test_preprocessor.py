@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from segmentation.scene import model_cfg
+
+
+def build(**options):
+    return MODELS.build(model_cfg()["data_preprocessor"] | options)
+
+
+def item(size=(4, 5), available=None, depth=None):
+    rng = np.random.default_rng(0)
+    sample = SegDataSample(metainfo=dict(img_path="frame.png", available=available or dict(rgb=True, depth=True)))
+    sample.gt_sem_seg = PixelData(data=torch.zeros(1, *size, dtype=torch.long))
+    inputs = dict(
+        rgb=torch.from_numpy(rng.integers(0, 256, (3, *size), dtype=np.uint8)),
+        depth=torch.full((1, *size), 3.0) if depth is None else depth,
+    )
+    return dict(inputs=inputs, data_samples=sample)
+
+
+def run(preprocessor, *items, training=False):
+    return preprocessor(pseudo_collate(list(items)), training)
+
+
+def test_every_sensor_is_normalised_in_its_own_unit():
+    x = item()
+    out = run(build(size=None), x)["inputs"]
+    assert out.shape == (1, 4, 4, 5)
+    torch.testing.assert_close(out[0, :3], (x["inputs"]["rgb"].flip(0).float() - 120) / 60)
+    torch.testing.assert_close(out[0, 3], torch.full((4, 5), 1.0))
+
+
+def test_invalid_depth_and_padding_are_zero():
+    depth = torch.full((1, 4, 5), 3.0)
+    depth[0, 1, 2] = 0
+    out = run(build(size=(6, 8)), item(depth=depth), training=True)
+    assert out["inputs"].shape == (1, 4, 6, 8)
+    assert out["inputs"][0, 3, 1, 2] == 0
+    assert not out["inputs"][0, :, 4:].any()
+    assert (out["data_samples"][0].gt_sem_seg.data[0, 4:] == 255).all()
+
+
+def test_non_finite_readings_are_invalid():
+    depth = torch.full((1, 4, 5), 3.0)
+    depth[0, 0, 0], depth[0, 0, 1] = float("nan"), float("inf")
+    out = run(build(size=None), item(depth=depth))["inputs"]
+    assert torch.isfinite(out).all()
+    assert out[0, 3, 0, :3].tolist() == [0, 0, 1]
+
+
+def test_a_missing_sensor_is_zero_and_recorded():
+    out = run(build(size=None), item(available=dict(rgb=True, depth=False)), item())
+    assert not out["inputs"][0, 3].any()
+    assert out["inputs"][1, 3].any()
+    assert [s.metainfo["available"]["depth"] for s in out["data_samples"]] == [False, True]
+
+
+def test_test_missing_hides_in_evaluation_alone():
+    preprocessor = build(test_missing=["depth"], size=(4, 5))
+    tested, trained = run(preprocessor, item()), run(preprocessor, item(), training=True)
+    assert not tested["inputs"][0, 3].any()
+    assert not tested["data_samples"][0].metainfo["available"]["depth"]
+    assert trained["inputs"][0, 3].any()
+    with pytest.raises(ValueError, match="has no modality left"):
+        run(preprocessor, item(available=dict(rgb=False, depth=True)))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(mean=dict(rgb=[0.0] * 3)), "data_preprocessor.mean names"),
+        (dict(std=dict(rgb=[1.0] * 3, depth=[0.0])), "std positive"),
+        (dict(std=dict(rgb=[1.0], depth=[1.0])), "one value per channel"),
+        (dict(test_missing=["nir"]), "data_preprocessor.test_missing names"),
+        (dict(test_missing=["rgb", "depth"]), "leave at least one"),
+        (dict(invalid=dict(nir=0)), "data_preprocessor.invalid names"),
+        (dict(bgr_to_rgb=["nir"]), "data_preprocessor.bgr_to_rgb names"),
+    ],
+)
+def test_wrong_options_name_the_key(options, words):
+    with pytest.raises(ValueError, match=words):
+        build(**options)
+
+
+def test_wrong_inputs_are_named():
+    with pytest.raises(ValueError, match="the pipeline packs"):
+        x = item()
+        x["inputs"].pop("depth")
+        run(build(), x)
+    with pytest.raises(ValueError, match="has 2 channels"):
+        run(build(), item(depth=torch.zeros(2, 4, 5)))
+    with pytest.raises(ValueError, match="must be registered"):
+        run(build(), item(depth=torch.zeros(1, 3, 5)))
+    with pytest.raises(ValueError, match="PackModalities"):
+        build()(dict(inputs=[torch.zeros(3, 4, 5)], data_samples=[None]))
+    with pytest.raises(ValueError, match="data_preprocessor.size"):
+        run(build(size=None), item(), training=True)

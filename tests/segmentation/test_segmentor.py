@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.optim import OptimWrapper
+from mmseg.registry import DATASETS, MODELS
+from segmentation.scene import LOAD, PACK, SIZE, dataset_cfg, model_cfg
+
+
+def build(**options):
+    torch.manual_seed(0)
+    return MODELS.build(Config(dict(model=model_cfg(**options))).model)
+
+
+def batch(frames, missing=()):
+    data = pseudo_collate([DATASETS.build(dataset_cfg(frames, [*LOAD, PACK]))[i] for i in range(3)])
+    for i, m in missing:
+        data["data_samples"][i].set_metainfo(
+            dict(available={**data["data_samples"][i].metainfo["available"], m: False}))
+    return data
+
+
+def losses_of(model, data):
+    data = model.data_preprocessor(data, training=True)
+    return model(**data, mode="loss")
+
+
+def logits_of(model, data):
+    with torch.no_grad():
+        return torch.stack([s.seg_logits.data for s in model.eval().test_step(data)])
+
+
+def test_fusion_losses_join_the_task_loss(frames):
+    model = build()
+    losses = losses_of(model, batch(frames))
+    total, logged = model.parse_losses(losses)
+    assert {"decode.loss_ce", "fusion.loss_recon"} <= set(losses)
+    torch.testing.assert_close(total, losses["decode.loss_ce"] + losses["fusion.loss_recon"])
+    assert "fusion.recon_distance.depth" in logged
+
+
+def test_modality_heads_train_each_encoder(frames):
+    head = dict(type="FCNHead", in_channels=64, in_index=3, channels=8, num_convs=1, num_classes=3, concat_input=False,
+                norm_cfg=dict(type="BN"), align_corners=False)
+    model = build(modality_heads=dict(rgb=head, depth=head))
+    losses = losses_of(model, batch(frames, [(0, "depth")]))
+    losses["aux_depth.loss_ce"].backward()
+    encoders = model.backbone.encoders
+    assert encoders["depth"].conv1.weight.grad.any()
+    assert encoders["rgb"].conv1.weight.grad is None
+    everywhere = losses_of(model, batch(frames, [(i, "depth") for i in range(3)]))
+    assert everywhere["aux_depth.loss_ce"] == 0
+    with pytest.raises(ValueError, match="modality_heads names"):
+        build(modality_heads=dict(nir=head))
+
+
+def test_every_parameter_has_a_gradient_when_a_sensor_is_missing_everywhere(frames):
+    model = build()
+    total, _ = model.parse_losses(losses_of(model, batch(frames, [(i, "depth") for i in range(3)])))
+    total.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_a_missing_sensors_content_does_not_matter(frames):
+    model = build()
+    data = batch(frames, [(0, "depth")])
+    expected = logits_of(model, copy.deepcopy(data))
+    data["inputs"]["depth"][0] += 1
+    assert torch.equal(logits_of(model, data), expected)
+
+
+def test_withholding_at_test_equals_data_without_it(frames):
+    model = build()
+    without = logits_of(model, batch(frames, [(i, "depth") for i in range(3)]))
+    complete = logits_of(model, batch(frames))
+    model.data_preprocessor.test_missing = ("depth",)
+    assert torch.equal(logits_of(model, batch(frames)), without)
+    assert not torch.equal(complete, without)
+
+
+def test_slide_inference_is_stock_and_carries_availability(frames):
+    data = batch(frames, [(1, "rgb")])
+    whole = build()
+    slide = build(test_cfg=dict(mode="slide", crop_size=SIZE, stride=SIZE))
+    slide.load_state_dict(whole.state_dict())
+    torch.testing.assert_close(logits_of(slide, copy.deepcopy(data)), logits_of(whole, data))
+    tiles = build(test_cfg=dict(mode="slide", crop_size=(32, 32), stride=(16, 16)))
+    assert logits_of(tiles, batch(frames)).shape == (3, 3, *SIZE)
+
+
+def test_test_time_augmentation_averages_flips(frames):
+    flips = [dict(type="RandomFlip", prob=p, direction="horizontal") for p in (0.0, 1.0)]
+    pipeline = [LOAD[0], dict(type="TestTimeAug", transforms=[flips, [LOAD[1]], [PACK]])]
+    item = DATASETS.build(dataset_cfg(frames, pipeline))[0]
+    tta = MODELS.build(dict(type="SegTTAModel", module=Config(dict(model=model_cfg())).model)).eval()
+    sample = tta.test_step(pseudo_collate([item]))[0]
+    assert sample.pred_sem_seg.data.shape == (1, *SIZE)
+
+
+def test_a_config_that_mmengine_wrote_predicts_the_same(frames, tmp_path):
+    cfg = Config(dict(model=model_cfg()))
+    model = MODELS.build(cfg.model)
+    cfg.dump(tmp_path / "dumped.py")
+    reloaded = Config.fromfile(tmp_path / "dumped.py")
+    assert list(reloaded.model.backbone.backbones) == ["depth", "rgb"]  # mmengine sorts: the trap is real
+    again = MODELS.build(reloaded.model)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(logits_of(model, batch(frames)), logits_of(again, batch(frames)))
+
+
+def test_a_step_changes_both_encoders(frames):
+    model = build()
+    before = {m: e.conv1.weight.clone() for m, e in model.backbone.encoders.items()}
+    wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-2))
+    logged = model.train_step(batch(frames), wrapper)
+    assert torch.isfinite(logged["loss"])
+    assert all(not torch.equal(before[m], e.conv1.weight) for m, e in model.backbone.encoders.items())
+
+
+def test_a_stock_neck_is_refused_with_advice(frames):
+    class Stock(torch.nn.Module):
+        def forward(self, feats, available=None):
+            return tuple(feats["rgb"])
+
+    model = build()
+    model.neck = Stock()
+    with pytest.raises(ValueError, match="fusion necks"):
+        losses_of(model, batch(frames))
+
+
+@pytest.mark.parametrize("neck", ["SumFusion", "ConcatFusion", "MLPFusion", "GatedFusion", "FiLMFusion",
+                                  "CrossAttentionFusion"])
+def test_every_baseline_trains(frames, neck):
+    cfg = model_cfg()["neck"]
+    cfg.pop("width")
+    model = build(neck={**cfg, "type": neck, "norm": "layer"})
+    total, _ = model.parse_losses(losses_of(model, batch(frames)))
+    total.backward()
+    assert all(p.grad is not None for p in model.parameters())
