@@ -12,8 +12,9 @@ import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything
 # isort: split
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from mmfusion_plugin.engine import launch
 from mmseg.registry import DATASETS, MODELS
+
+from mmfusion_plugin.engine import launch
 
 
 def main() -> None:

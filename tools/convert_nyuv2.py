@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 
 from mmengine.utils import track_iter_progress
+
 from mmfusion_plugin.engine import launch
 from mmfusion_plugin.segmentation.nyuv2_convert import CROPS, DEPTHS, ConversionError, Options, convert
 

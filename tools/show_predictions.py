@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.utils import track_iter_progress
-from mmfusion_plugin.engine import launch
 from mmseg.registry import DATASETS
+
+from mmfusion_plugin.engine import launch
 
 
 def main() -> None:

@@ -61,7 +61,9 @@ class Hits:
         self.label[nearer] = label[nearer] if isinstance(label, np.ndarray) else label
 
 
-def generate(out: str | Path, train: int = 64, val: int = 16, size: tuple[int, int] = (120, 160), seed: int = 0) -> Path:
+def generate(
+    out: str | Path, train: int = 64, val: int = 16, size: tuple[int, int] = (120, 160), seed: int = 0
+) -> Path:
     """Render ``train`` + ``val`` rooms of ``size`` (H, W) into ``out``.
 
     Writes RGB/NNNN.png, Depth/NNNN.png (16 bit, millimetres), Label/NNNN.png (1..K, 0 unlabelled),

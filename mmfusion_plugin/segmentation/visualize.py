@@ -8,10 +8,10 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  the backend must be chosen first
-import numpy as np  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Patch
+from torch import Tensor, nn
 
 __all__ = ["Panel", "draw_grid", "error_panel", "label_panel", "sensor_panels"]
 

@@ -6,6 +6,7 @@ import torch
 from fusion.cases import RANKS, features, present
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mmfusion_plugin.fusion import (
     FUSIONS,
     ConcatFusion,

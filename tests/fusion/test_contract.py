@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from fusion.cases import features, present
+
 from mmfusion_plugin.fusion import FusionOutput
 from mmfusion_plugin.fusion.contract import check_batch, check_in_channels, check_modalities, positions
 

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 import torch
 from fusion.cases import features
+
 from mmfusion_plugin.fusion.contract import channel_axis
-from mmfusion_plugin.fusion.layers import ChannelLinear, ChannelNorm, InputNorm, SwiGLU, channels_last, make_norm
+from mmfusion_plugin.fusion.layers import (
+    ChannelLinear,
+    ChannelNorm,
+    InputNorm,
+    SwiGLU,
+    channels_last,
+    make_norm,
+)
 
 RANKS = ["vector", "sequence", "map", "clip"]
 

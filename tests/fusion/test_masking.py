@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from fusion.cases import features, present
+
 from mmfusion_plugin.fusion import ConcatFusion, MissingFill, ModalityDropout
 
 NAMES = ["a", "b", "c"]

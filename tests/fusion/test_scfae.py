@@ -10,6 +10,7 @@ import torch
 from fusion.cases import RANKS, features, present
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mmfusion_plugin.fusion import SCFAE
 
 UNEQUAL = dict(a=6, b=4, c=9)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mmengine.registry import MODELS
+
 from mmfusion_plugin.models.backbone import adapt_first_convolution
 
 pytest.importorskip("mmseg")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
+
 from mmfusion_plugin.fusion import FUSIONS, FusionOutput
 from mmfusion_plugin.models import NECKS
 

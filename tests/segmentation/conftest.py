@@ -7,8 +7,9 @@ pytest.importorskip("mmseg")
 
 @pytest.fixture(autouse=True)
 def mmseg_scope():
-    import mmfusion_plugin  # noqa: F401
     from mmengine.registry import init_default_scope
+
+    import mmfusion_plugin  # noqa: F401
 
     init_default_scope("mmseg")
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 from mmseg.registry import DATASETS
-from mmfusion_plugin.segmentation.datasets import CWFIDDataset, DemoRoomsDataset, NYUDepthV2Dataset
 from segmentation.scene import LOAD, PACK, dataset_cfg
+
+from mmfusion_plugin.segmentation.datasets import CWFIDDataset, DemoRoomsDataset, NYUDepthV2Dataset
 
 
 def build(root, **options):

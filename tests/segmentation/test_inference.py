@@ -5,8 +5,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmseg.registry import MODELS
-from mmfusion_plugin.segmentation.inference import inference_model, init_model
 from segmentation.scene import LOAD, PACK, SIZE, model_cfg
+
+from mmfusion_plugin.segmentation.inference import inference_model, init_model
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import warnings
 import cv2
 import numpy as np
 import pytest
+
 from mmfusion_plugin.segmentation.sensors import DepthFormatError, Sensor, SensorReadError, read_label
 
 
@@ -80,7 +81,9 @@ def test_a_truncated_png_is_unreadable(tmp_path):
         Sensor("rgb", "color").read(path)
 
 
-@pytest.mark.parametrize("options", [dict(kind="lidar"), dict(kind="depth", scale=0), dict(kind="depth", valid_range=(3, 1))])
+@pytest.mark.parametrize(
+    "options", [dict(kind="lidar"), dict(kind="depth", scale=0), dict(kind="depth", valid_range=(3, 1))]
+)
 def test_wrong_options_name_the_key(options):
     with pytest.raises(ValueError, match=r"sensors\.depth"):
         Sensor("depth", **options)

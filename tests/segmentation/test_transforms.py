@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from mmcv.transforms import Compose
 from mmseg.registry import TRANSFORMS
-from mmfusion_plugin.segmentation.sensors import SensorReadError
 from segmentation.scene import LOAD, PACK, SENSORS, SIZE, write_frames
+
+from mmfusion_plugin.segmentation.sensors import SensorReadError
 
 
 def sample(root, name="1", **changes):
@@ -175,7 +176,8 @@ def test_depth_alone_needs_no_image(frames):
 def test_names_that_do_not_agree(frames):
     with pytest.raises(ValueError, match=r"LoadModalities\.sensors names"):
         TRANSFORMS.build(dict(type="LoadModalities", modalities=["rgb"], sensors=SENSORS))
-    step = dict(type="LoadModalities", modalities=["rgb", "depth", "nir"], sensors={**SENSORS, "nir": dict(kind="gray")})
+    three = {**SENSORS, "nir": dict(kind="gray")}
+    step = dict(type="LoadModalities", modalities=["rgb", "depth", "nir"], sensors=three)
     with pytest.raises(ValueError, match=r"the data set gives \['depth', 'rgb'\]"):
         TRANSFORMS.build(step)(sample(frames))
     with pytest.raises(ValueError, match="'nir', which LoadModalities did not load"):
