@@ -130,6 +130,7 @@ class SCFAE(FusionBlock):
         self.missing_neighbour = missing_neighbour
         self.detach_target = norm is None if detach_target is None else detach_target
         self.branch = branch
+        self.bypass = residual == "block"
 
         M = len(self.modalities)
         step = 1 if exchange else 0
@@ -150,13 +151,13 @@ class SCFAE(FusionBlock):
 
         if width is not None:
             self.P_reduce = per_modality(lambda m: ChannelLinear(self.in_channels[m], w[m]))
-        self.pre = per_modality(lambda m: GatedStage(w[m], norm, residual))
+        self.pre = per_modality(lambda m: GatedStage(w[m], norm, bool(residual)))
         self.P_expand = per_modality(lambda m: ChannelLinear(w[m], self.expanded[m]))
         self.P_shared = per_modality(lambda m: ChannelLinear(self.boundary[self.neighbour[m]], w_star))
         self.P_specific = per_modality(
             lambda m: ChannelLinear(self.expanded[m] - self.boundary[m], w[m])
         )
-        self.post = per_modality(lambda m: GatedStage(w[m] + w_star, norm, residual))
+        self.post = per_modality(lambda m: GatedStage(w[m] + w_star, norm, bool(residual)))
         if recon_weight > 0:
             self.P_recon = per_modality(lambda m: ChannelLinear(w[m] + w_star, self.in_channels[m]))
         width_Z = sum(w[m] + w_star for m in self.modalities)
@@ -196,15 +197,15 @@ class SCFAE(FusionBlock):
 
     def _exchange(self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Parts]:
         """Eq. 3 and 4: expand, split, substitute the neighbour's shared part, map to size."""
-        shared_hat, specific_hat = {}, {}
+        x, shared_hat, specific_hat = {}, {}, {}
         for m in self.modalities:
-            x = self.P_reduce[m](V[m]) if hasattr(self, "P_reduce") else V[m]
-            Z_hat = F.gelu(self.P_expand[m](self.pre[m](x)))
+            x[m] = self.P_reduce[m](V[m]) if hasattr(self, "P_reduce") else V[m]
+            Z_hat = F.gelu(self.P_expand[m](self.pre[m](x[m])))
             b = self.boundary[m]
             shared_hat[m], specific_hat[m] = Z_hat.split([b, self.expanded[m] - b], channel_axis(Z_hat))
         return {
             m: Parts(
-                specific=F.gelu(self.P_specific[m](specific_hat[m])),
+                specific=F.gelu(self.P_specific[m](specific_hat[m])) + (x[m] if self.bypass else 0),
                 shared=F.gelu(self.P_shared[m](self._from_neighbour(m, shared_hat, available))),
             )
             for m in self.modalities

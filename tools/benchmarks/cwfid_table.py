@@ -3,7 +3,7 @@
     python tools/benchmarks/cwfid_table.py --data-root data/cwfid --out results/cwfid.jsonl --render
 
 16 rows x 3 seeds = 48 trainings, two side by side on one thread each. Resumable: kill it and run the
-same command again. Two cores, nothing else running: about 75 minutes. --normalised adds sum, concat,
+same command again. Two cores, nothing else running: estimated 75 to 85 minutes. --normalised adds sum, concat,
 gated and cross-attention with LayerNorm on their inputs, each with and without modality dropout: 8 rows,
 24 trainings, half as long again. Every row is the model after the last iteration: no checkpoint is
 picked on the validation pictures.
