@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "FusionOutput",
@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 LOSS_PREFIX = "fusion.loss_"
+RESERVED = frozenset([*dir(nn.ModuleDict()), *dir(nn.ParameterDict())])
 
 
 @dataclass
@@ -61,6 +62,12 @@ def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(f"modalities holds a name twice: {list(modalities)}")
     if any(not m or "." in m for m in modalities):
         raise ValueError(f"a modality's name must be non-empty and hold no dot: {list(modalities)}")
+    taken = [m for m in modalities if m in RESERVED]
+    if taken:
+        raise ValueError(
+            f"modalities {taken} cannot be used as names: torch's containers have attributes called so; "
+            f"rename them in modalities={list(modalities)}, for example to {taken[0] + '_sensor'!r}"
+        )
     return tuple(modalities)
 
 
@@ -68,7 +75,8 @@ def check_in_channels(modalities: Sequence[str], in_channels: Mapping[str, int])
     """Widths by name, in the order of ``modalities``. Raises ValueError if the names differ."""
     if not isinstance(in_channels, Mapping):
         raise ValueError(
-            f"in_channels must be a dict by modality such as dict({modalities[0]}=512, ...), got {in_channels!r}"
+            f"in_channels must be a dict by modality such as dict({modalities[0]}=512, ...), "
+            f"got {in_channels!r}"
         )
     if set(in_channels) != set(modalities):
         raise ValueError(
@@ -76,8 +84,9 @@ def check_in_channels(modalities: Sequence[str], in_channels: Mapping[str, int])
             "give one width for each modality"
         )
     for m in modalities:
-        if not isinstance(in_channels[m], int) or in_channels[m] < 1:
-            raise ValueError(f"in_channels.{m} must be a positive integer, got {in_channels[m]!r}")
+        C = in_channels[m]
+        if not isinstance(C, int) or isinstance(C, bool) or C < 1:
+            raise ValueError(f"in_channels.{m} must be a positive integer, got {C!r}")
     return {m: in_channels[m] for m in modalities}
 
 

@@ -28,6 +28,9 @@ class ChannelLinear(nn.Linear):
     channels. The weight is (out, in) for every rank: one state dict serves them all.
     """
 
+    # A convolution, not F.linear on the channels-last view (free, too). One thread of an Intel Xeon,
+    # torch 2.13: equal forward, 0-15 % slower in training for a whole SCFAE block. On AMD F.linear
+    # goes to MKL, at half of oneDNN's speed there. NCHW memory costs 3-40 % against channels-last.
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 4:
             return F.conv2d(x, self.weight[:, :, None, None], self.bias)

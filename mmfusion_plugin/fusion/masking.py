@@ -45,6 +45,8 @@ class ModalityDropout(nn.Module):
         if not self.training or self.p == 0:
             return dict(available)
         here_BM = torch.stack([available[m] for m in self.modalities], 1)
+        if here_BM.is_meta:  # shapes alone: there is nothing to draw for
+            return dict(available)
         keep_BM = self.draw(here_BM.cpu()).to(here_BM.device)
         self.step += 1
         return {m: keep_BM[:, i] for i, m in enumerate(self.modalities)}
@@ -99,6 +101,10 @@ class MissingFill(nn.Module):
     def forward(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self.fill == "mean" and self.training:
             self._update_means(feats, available)
+        return self.replace(feats, available)
+
+    def replace(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """:meth:`forward` without updating the running means."""
         return {m: self._fill(m, x, available[m]) for m, x in feats.items()}
 
     def _fill(self, m: str, x: Tensor, mask_B: Tensor) -> Tensor:
@@ -115,6 +121,8 @@ class MissingFill(nn.Module):
     @torch.no_grad()
     def _update_means(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> None:
         for m, x in feats.items():
+            if x.is_meta:  # shapes alone: there is nothing to average
+                continue
             mean = getattr(self, f"mean_{m}")
             here = x[available[m]].movedim(channel_axis(x), -1).reshape(-1, mean.numel()).float()
             total, count = here.sum(0), torch.full((), float(len(here)), device=x.device)

@@ -8,8 +8,8 @@ n the expansion, b_m = round(b n l_m) the boundary, k = (m + 1) mod M the next m
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,13 +43,6 @@ class GatedStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.swiglu(self.norm(x))
         return x + y if self.residual else y
-
-
-class Parts(NamedTuple):
-    """What the ring hands to modality m: Z_specific (B, w_m) and Z_shared (B, w*), any rank."""
-
-    specific: Tensor
-    shared: Tensor
 
 
 class SCFAE(FusionBlock):
@@ -88,8 +81,12 @@ class SCFAE(FusionBlock):
 
     Shapes: feats {m: (B, l_m)} or any other rank of the contract, available {m: (B,)} bool ->
         fused (B, sum_m (w_m + w*)) or (B, out_channels), w_m = l_m without ``width``.
-    Losses: ``fusion.loss_recon``, the sum over modalities of the mean over available samples and
-        positions. A missing modality's term is 0: there is nothing to conserve.
+    Losses: ``fusion.loss_recon``, recon_weight times the sum over modalities of the mean over available
+        samples and positions. A missing modality's term is 0: there is nothing to conserve; so is
+        that of an all-zero vector under ``cosine``, which has no direction.
+    Diagnostics: ``fusion.recon_similarity.<m>``, the mean cosine of V_m and its reconstruction over the
+        same samples and positions, whatever the metric; 0 where the whole batch lacks m.
+        ``fusion.recon_distance.<m>``, m's term of the loss before recon_weight.
     Raises: ValueError for any option outside its range.
     Source: Eq. 3-6, Table 12.
     """
@@ -122,8 +119,13 @@ class SCFAE(FusionBlock):
         _check_choice("head_reads", head_reads, READS)
         _check_choice("missing_neighbour", missing_neighbour, NEIGHBOURS)
         _check_choice("branch", branch, BRANCHES)
-        if recon_weight < 0:
-            raise ValueError(f"recon_weight must be 0 or more, got {recon_weight}")
+        _check_choice("residual", residual, (True, False, "block"))
+        _check_choice("exchange", exchange, (True, False))
+        _check_choice("detach_target", detach_target, (None, True, False))
+        if not _is_number(recon_weight) or recon_weight < 0:
+            raise ValueError(f"recon_weight must be a number of 0 or more, got {recon_weight!r}")
+        if out_channels is not None and not (_is_number(out_channels, int) and out_channels > 0):
+            raise ValueError(f"out_channels must be a positive integer or None, got {out_channels!r}")
         self.recon_weight = recon_weight
         self.recon_metric = recon_metric
         self.head_reads = head_reads
@@ -146,20 +148,24 @@ class SCFAE(FusionBlock):
                 "choose missing_neighbour='zeros' or shared_ratio such that b_m agree"
             )
 
-        def per_modality(build):
-            return nn.ModuleDict({m: build(m) for m in self.modalities})
+        def per_modality(build, used=True):
+            # only what is used is built: DistributedDataParallel waits for every parameter's gradient
+            return nn.ModuleDict({m: build(m) for m in self.modalities} if used else {})
 
-        if width is not None:
-            self.P_reduce = per_modality(lambda m: ChannelLinear(self.in_channels[m], w[m]))
+        self.P_reduce = per_modality(
+            lambda m: nn.Identity() if width is None else ChannelLinear(self.in_channels[m], w[m])
+        )
         self.pre = per_modality(lambda m: GatedStage(w[m], norm, bool(residual)))
         self.P_expand = per_modality(lambda m: ChannelLinear(w[m], self.expanded[m]))
         self.P_shared = per_modality(lambda m: ChannelLinear(self.boundary[self.neighbour[m]], w_star))
         self.P_specific = per_modality(
             lambda m: ChannelLinear(self.expanded[m] - self.boundary[m], w[m])
         )
-        self.post = per_modality(lambda m: GatedStage(w[m] + w_star, norm, bool(residual)))
-        if recon_weight > 0:
-            self.P_recon = per_modality(lambda m: ChannelLinear(w[m] + w_star, self.in_channels[m]))
+        recon = recon_weight > 0
+        self.post = per_modality(
+            lambda m: GatedStage(w[m] + w_star, norm, bool(residual)), used=recon or head_reads == "post"
+        )
+        self.P_recon = per_modality(lambda m: ChannelLinear(w[m] + w_star, self.in_channels[m]), used=recon)
         width_Z = sum(w[m] + w_star for m in self.modalities)
         self.readout = nn.Identity() if out_channels is None else ChannelLinear(width_Z, out_channels)
         self._out_channels = width_Z if out_channels is None else out_channels
@@ -171,8 +177,8 @@ class SCFAE(FusionBlock):
     def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
         V = {m: channels_last(feats[m]) for m in self.modalities}
         parts = self._exchange(V, available)
-        Z = {m: self._recompose(parts[m]) for m in self.modalities}
-        Z_post = {m: self.post[m](Z[m]) for m in self.modalities}
+        Z = {m: self._recompose(**parts[m]) for m in self.modalities}
+        Z_post = {m: stage(Z[m]) for m, stage in self.post.items()}
 
         read = Z_post if self.head_reads == "post" else Z
         axis = channel_axis(V[self.modalities[0]])
@@ -180,31 +186,39 @@ class SCFAE(FusionBlock):
         if self.recon_weight == 0:
             return FusionOutput(fused)
 
-        distance = {
-            m: self._distance(V[m], self.P_recon[m](Z_post[m]), available[m]) for m in self.modalities
-        }
-        recon = self.recon_weight * sum(distance.values())
-        diagnostics = {f"fusion.recon_distance.{m}": d for m, d in distance.items()}
-        return FusionOutput(fused, {"fusion.loss_recon": recon}, diagnostics)
+        total, diagnostics = 0.0, {}
+        for m in self.modalities:
+            distance, similarity = self._compare(V[m], self.P_recon[m](Z_post[m]), available[m])
+            total = total + distance
+            diagnostics[f"fusion.recon_similarity.{m}"] = similarity
+            diagnostics[f"fusion.recon_distance.{m}"] = distance
+        return FusionOutput(fused, {"fusion.loss_recon": self.recon_weight * total}, diagnostics)
 
     def parts(
         self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Parts]:
-        """Z_specific and Z_shared of every modality (Eq. 4), for plots and probes. No dropout."""
+    ) -> dict[str, dict[str, Tensor]]:
+        """``{m: dict(specific=, shared=)}`` as Eq. 4 gives them, for plots and probes.
+
+        The same path as :meth:`forward`, without dropout and without touching running means.
+
+        Shapes: as :meth:`forward` -> specific (B, w_m), shared (B, w*), or the same at each position.
+        """
         available = self.check(feats, available)
-        filled = self.missing_fill(feats, available)
+        filled = self.missing_fill.replace(feats, available)
         return self._exchange({m: channels_last(filled[m]) for m in self.modalities}, available)
 
-    def _exchange(self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Parts]:
+    def _exchange(
+        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]
+    ) -> dict[str, dict[str, Tensor]]:
         """Eq. 3 and 4: expand, split, substitute the neighbour's shared part, map to size."""
         x, shared_hat, specific_hat = {}, {}, {}
         for m in self.modalities:
-            x[m] = self.P_reduce[m](V[m]) if hasattr(self, "P_reduce") else V[m]
+            x[m] = self.P_reduce[m](V[m])
             Z_hat = F.gelu(self.P_expand[m](self.pre[m](x[m])))
             b = self.boundary[m]
             shared_hat[m], specific_hat[m] = Z_hat.split([b, self.expanded[m] - b], channel_axis(Z_hat))
         return {
-            m: Parts(
+            m: dict(
                 specific=F.gelu(self.P_specific[m](specific_hat[m])) + (x[m] if self.bypass else 0),
                 shared=F.gelu(self.P_shared[m](self._from_neighbour(m, shared_hat, available))),
             )
@@ -230,35 +244,39 @@ class SCFAE(FusionBlock):
         start = self.modalities.index(k) + 1
         return [*self.modalities[start:], *self.modalities[: start - 1]]
 
-    def _recompose(self, parts: Parts) -> Tensor:
+    def _recompose(self, specific: Tensor, shared: Tensor) -> Tensor:
         """Z_m = [specific; shared], with one branch zeroed if ``branch`` says so (Table 14)."""
-        specific, shared = parts
+        # times 0, not zeros_like: the zeroed branch's parameters keep a (zero) gradient
         if self.branch == "shared":
-            specific = torch.zeros_like(specific)
+            specific = specific * 0
         if self.branch == "specific":
-            shared = torch.zeros_like(shared)
+            shared = shared * 0
         return torch.cat([specific, shared], channel_axis(specific))
 
-    def _distance(self, V: Tensor, recon: Tensor, available_B: Tensor) -> Tensor:
-        """Mean of 1 - cos(V, recon), or of the squared error, over available samples and positions."""
+    def _compare(self, V: Tensor, recon: Tensor, available_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance by ``recon_metric`` and cosine similarity of V_m and its reconstruction, each a
+        mean over available samples and positions; exactly 0, in the graph, if there are none."""
         axis = channel_axis(V)
         target = V.detach() if self.detach_target else V
         if target.dtype != torch.float64:  # half precision cannot hold a norm of large features
             target, recon = target.float(), recon.float()
-        counts = expand_mask(available_B, V)
-        if self.recon_metric == "cosine":
-            counts = counts & (target.detach().norm(dim=axis, keepdim=True) > SILENT)
+        speaks = target.detach().norm(dim=axis, keepdim=True) > SILENT
+        counts = expand_mask(available_B, V) & (speaks | (self.recon_metric == "mse"))
+        number = available_B.sum().clamp(min=1) * positions(V).numel()
         # masked before the metric: the gradient of the cosine is 7.5e7 at V = 0
         target = torch.where(counts, target, 1.0)
         recon = torch.where(counts, recon, 1.0)
-        if self.recon_metric == "cosine":
-            distance = 1 - F.cosine_similarity(target, recon, dim=axis, eps=SILENT)
-        else:
-            distance = (target - recon).square().mean(axis)
-        number = available_B.sum().clamp(min=1) * positions(V).numel()
-        return distance.sum() / number
+        counts = counts.squeeze(axis)
+        cosine = F.cosine_similarity(target, recon, dim=axis, eps=SILENT)
+        distance = 1 - cosine if self.recon_metric == "cosine" else (target - recon).square().mean(axis)
+        # and after it: 1 - cos(1, 1) is 5e-7 in float32
+        return (
+            torch.where(counts, distance, 0.0).sum() / number,
+            torch.where(counts, cosine.detach(), 0.0).sum() / number,
+        )
 
     def _widths(self, width: float | Mapping[str, float] | None) -> dict[str, int]:
+        """w_m by modality: channels (int) or a ratio of l_m (float)."""
         if width is None:
             return dict(self.in_channels)
         given = _by_modality("width", width, self.modalities)
@@ -271,6 +289,7 @@ class SCFAE(FusionBlock):
         return w
 
     def _boundaries(self, shared_ratio: float | Mapping[str, float]) -> dict[str, int]:
+        """b_m by modality."""
         given = _by_modality("shared_ratio", shared_ratio, self.modalities)
         boundary = {m: round(given[m] * self.expanded[m]) for m in self.modalities}
         for m, b in boundary.items():
@@ -283,12 +302,14 @@ class SCFAE(FusionBlock):
 
     def extra_repr(self) -> str:
         ring = " -> ".join((*self.modalities, self.modalities[0]))
-        return f"ring {ring}, boundary={self.boundary}, recon_weight={self.recon_weight}, branch={self.branch}"
+        return (
+            f"ring {ring}, boundary={self.boundary}, recon_weight={self.recon_weight}, branch={self.branch}"
+        )
 
 
 def _expanded_width(m: str, w: int, expansion: float) -> int:
-    if expansion <= 0:
-        raise ValueError(f"expansion must be positive, got {expansion}")
+    if not _is_number(expansion) or expansion <= 0:
+        raise ValueError(f"expansion must be a positive number, got {expansion!r}")
     expanded = round(expansion * w)
     if expanded < 2:
         raise ValueError(f"expansion={expansion} leaves {expanded} channels for {m!r} of width {w}")
@@ -297,13 +318,19 @@ def _expanded_width(m: str, w: int, expansion: float) -> int:
 
 def _by_modality(key: str, value: float | Mapping[str, float], modalities: Sequence[str]) -> dict[str, float]:
     """One number for all, or a dict that names exactly the modalities."""
-    if not isinstance(value, Mapping):
-        return dict.fromkeys(modalities, value)
-    if set(value) != set(modalities):
-        raise ValueError(f"{key} names {sorted(value)}, modalities names {list(modalities)}")
-    return {m: value[m] for m in modalities}
+    given = value if isinstance(value, Mapping) else dict.fromkeys(modalities, value)
+    if set(given) != set(modalities):
+        raise ValueError(f"{key} names {sorted(given)}, modalities names {list(modalities)}")
+    if not all(_is_number(v) for v in given.values()):
+        raise ValueError(f"{key} must be a number or a dict of one number per modality, got {value!r}")
+    return {m: given[m] for m in modalities}
 
 
-def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
+def _is_number(value: object, kind: type | tuple[type, ...] = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_choice(key: str, value: object, choices: Sequence) -> None:
+    # by identity for flags: 1 == True, and the string "False" is true
+    if not any(value is c or (isinstance(c, str) and value == c) for c in choices):
         raise ValueError(f"{key} must be one of {list(choices)}, got {value!r}")

@@ -23,16 +23,22 @@ def test_output_names_keep_losses_and_diagnostics_apart():
 
 def test_diagnostics_are_detached():
     x = torch.ones((), requires_grad=True)
-    assert not FusionOutput(torch.zeros(1), diagnostics={"fusion.x": x * 2}).diagnostics["fusion.x"].requires_grad
+    out = FusionOutput(torch.zeros(1), diagnostics={"fusion.x": x * 2})
+    assert not out.diagnostics["fusion.x"].requires_grad
 
 
-@pytest.mark.parametrize("names", [["rgb"], ["rgb", "rgb"], "rgb", ["a.b", "c"], ["", "c"], [1, 2]])
+@pytest.mark.parametrize(
+    "names", [["rgb"], ["rgb", "rgb"], "rgb", ["a.b", "c"], ["", "c"], [1, 2], ["type", "c"]]
+)
 def test_modalities_must_be_two_or_more_different_names(names):
     with pytest.raises(ValueError, match="modalit"):
         check_modalities(names)
 
 
-@pytest.mark.parametrize("widths", [dict(rgb=4), dict(rgb=4, nir=2), dict(rgb=4, depth=0), [4, 2]])
+@pytest.mark.parametrize(
+    "widths",
+    [dict(rgb=4), dict(rgb=4, nir=2), dict(rgb=4, depth=0), dict(rgb=4, depth=True), [4, 2]],
+)
 def test_widths_must_name_every_modality(widths):
     with pytest.raises(ValueError, match="in_channels"):
         check_in_channels(["rgb", "depth"], widths)

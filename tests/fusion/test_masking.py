@@ -54,6 +54,12 @@ def test_a_resumed_run_draws_what_the_unbroken_one_would():
     assert not all(torch.equal(x, y) for x, y in zip(after, draws(fresh, 2)))
 
 
+def test_each_rank_draws_its_own(monkeypatch):
+    first = draws(ModalityDropout(NAMES, 0.5, seed=7), 1)[0]
+    monkeypatch.setattr("mmfusion_plugin.fusion.masking._rank", lambda: 1)
+    assert not torch.equal(first, draws(ModalityDropout(NAMES, 0.5, seed=7), 1)[0])
+
+
 def test_the_global_generator_is_left_alone():
     dropout = ModalityDropout(NAMES, 0.5, seed=7)
     torch.manual_seed(3)

@@ -10,6 +10,7 @@ import torch
 from fusion.cases import RANKS, features, present
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmfusion_plugin.fusion import SCFAE
 
@@ -36,10 +37,15 @@ def stage(state, name, x):
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
         x = x * state[f"{name}.norm.weight"] + state[f"{name}.norm.bias"]
     gate = linear(state, f"{name}.swiglu.gate", x)
-    return linear(state, f"{name}.swiglu.down", gate / (1 + np.exp(-gate)) * linear(state, f"{name}.swiglu.up", x))
+    up = linear(state, f"{name}.swiglu.up", x)
+    return linear(state, f"{name}.swiglu.down", gate / (1 + np.exp(-gate)) * up)
 
 
-def paper(block, V, missing):
+def reduced(state, m, v):
+    return linear(state, f"P_reduce.{m}", v) if f"P_reduce.{m}.weight" in state else v
+
+
+def paper(block, V, missing, expansion=2, ratio=0.5):
     """Fused vector and reconstruction loss, sample by sample. V {m: (B, l_m)}, missing {m: set}."""
     state = {k: v.detach().numpy() for k, v in block.state_dict().items()}
     names, batch = list(V), len(next(iter(V.values())))
@@ -47,8 +53,9 @@ def paper(block, V, missing):
     for i in range(batch):
         here = {m: i not in missing.get(m, ()) for m in names}
         v = {m: V[m][i] if here[m] else np.zeros_like(V[m][i]) for m in names}
-        hat = {m: gelu(linear(state, f"P_expand.{m}", stage(state, f"pre.{m}", v[m]))) for m in names}
-        b = {m: round(0.5 * 2 * len(v[m])) for m in names}
+        x = {m: reduced(state, m, v[m]) for m in names}
+        hat = {m: gelu(linear(state, f"P_expand.{m}", stage(state, f"pre.{m}", x[m]))) for m in names}
+        b = {m: round(ratio * expansion * len(x[m])) for m in names}
         row = []
         for position, m in enumerate(names):
             k = names[(position + 1) % len(names)]
@@ -65,13 +72,15 @@ def paper(block, V, missing):
     return np.stack(fused), sum(np.mean(t) for t in terms.values() if t)
 
 
-@pytest.mark.parametrize("norm", ["layer", None])
+@pytest.mark.parametrize("options", [dict(norm="layer"), dict(norm=None), dict(width=3), dict(width=0.5)])
 @pytest.mark.parametrize("widths", [dict(a=6, b=4), UNEQUAL])
 @pytest.mark.parametrize("missing", [{}, dict(b=[0, 2])])
-def test_forward_and_loss_equal_the_papers_equations(norm, widths, missing):
-    block, feats = make(widths, norm=norm), features(widths, dtype=torch.float64)
+@pytest.mark.parametrize("split", [dict(expansion=2, ratio=0.5), dict(expansion=3, ratio=0.3)])
+def test_forward_and_loss_equal_the_papers_equations(options, widths, missing, split):
+    block = make(widths, expansion=split["expansion"], shared_ratio=split["ratio"], **options)
+    feats = features(widths, dtype=torch.float64)
     out = block(feats, present(widths, missing=missing))
-    expected, loss = paper(block, {m: x.detach().numpy() for m, x in feats.items()}, missing)
+    expected, loss = paper(block, {m: x.detach().numpy() for m, x in feats.items()}, missing, **split)
     np.testing.assert_allclose(out.fused.detach().numpy(), expected, rtol=1e-7, atol=1e-10)
     np.testing.assert_allclose(out.losses["fusion.loss_recon"].item(), loss, rtol=1e-7)
 
@@ -89,10 +98,42 @@ def test_literal_form_has_the_papers_parameter_count():
     assert count(block) == 24_136_700  # Table 13: 24.14 M
 
 
+def test_literal_parameters_by_table_12():
+    """8 d^2 + 19/3 d for each SwiGLU, and the linears; exact where 3 divides the widths."""
+
+    def gated(d):
+        return 8 * d**2 + 19 * d // 3
+
+    def linear_count(inputs, outputs):
+        return inputs * outputs + outputs
+
+    expected = 0
+    for own, neighbour in ((12, 6), (6, 12)):  # n = 2, b = 0.5: both parts are as wide as V
+        expected += gated(own) + linear_count(own, 2 * own) + linear_count(neighbour, 6)
+        expected += linear_count(own, own) + gated(own + 6) + linear_count(own + 6, own)
+    assert count(make(dict(a=12, b=6), norm=None)) == expected
+
+
+def test_literal_form_has_the_papers_cost():
+    with torch.device("meta"):
+        block = SCFAE(["a", "b"], dict(a=512, b=512), norm=None)
+        with FlopCounterMode(display=False) as counter:
+            block(dict(a=torch.empty(1, 512), b=torch.empty(1, 512)))
+    assert round(counter.get_total_flops() / 1e9, 3) == 0.048  # appendix A
+
+
 def test_unequal_lengths_of_activitynet():
     with torch.device("meta"):
         block = SCFAE(["video", "image"], dict(video=4096, image=128), norm=None)
     assert round(count(block) / 1e6, 1) == 345.9
+
+
+def test_meta_device_gives_shapes_without_memory():
+    with torch.device("meta"):
+        block = make(modality_dropout=0.3, missing_fill="mean", out_channels=5)
+        out = block({m: torch.empty(4, C, 2, 3, dtype=torch.float64) for m, C in UNEQUAL.items()})
+    assert out.fused.is_meta
+    assert out.fused.shape == (4, 5, 2, 3)
 
 
 def test_layer_norm_adds_its_own_parameters_alone():
@@ -109,13 +150,22 @@ def sources_of_shared(block, widths):
     found = {}
     for m in widths:
         feats = features(widths, dtype=torch.float64)
-        block.parts(feats)[m].shared.sum().backward()
+        block.parts(feats)[m]["shared"].sum().backward()
         found[m] = {j for j, x in feats.items() if x.grad is not None and x.grad.abs().sum() > 0}
     return found
 
 
 def test_shared_part_comes_from_the_next_modality_alone():
     assert sources_of_shared(make(), UNEQUAL) == {"a": {"b"}, "b": {"c"}, "c": {"a"}}
+
+
+def test_changing_one_modality_moves_its_own_specific_and_the_previous_ones_shared_part():
+    block, feats = make(), features(UNEQUAL, dtype=torch.float64)
+    before = block.parts(feats)
+    after = block.parts(feats | dict(b=feats["b"] + 1))
+    moved = {(m, part) for m in UNEQUAL for part in ("specific", "shared")
+             if not torch.equal(before[m][part], after[m][part])}
+    assert moved == {("b", "specific"), ("a", "shared")}
 
 
 def test_the_list_is_the_ring():
@@ -129,19 +179,31 @@ def test_without_exchange_shared_parts_stay_at_home():
 
 def test_specific_part_comes_from_its_own_modality():
     feats = features(UNEQUAL, dtype=torch.float64)
-    make().parts(feats)["b"].specific.sum().backward()
+    make().parts(feats)["b"]["specific"].sum().backward()
     assert feats["a"].grad is None or not feats["a"].grad.any()
     assert feats["b"].grad.any()
 
 
 def test_no_dicts_order_carries_meaning():
-    block, feats = make(), features(UNEQUAL, dtype=torch.float64)
-    other = SCFAE(list(UNEQUAL), dict(reversed(UNEQUAL.items()))).double()
+    feats = features(UNEQUAL, dtype=torch.float64)
+    ratio, width = dict(a=0.3, b=0.5, c=0.6), dict(a=4, b=3, c=2)
+    block = make(shared_ratio=ratio, width=width)
+    turned = [dict(reversed(d.items())) for d in (UNEQUAL, ratio, width)]
+    other = SCFAE(list(UNEQUAL), turned[0], shared_ratio=turned[1], width=turned[2]).double()
     other.load_state_dict(block.state_dict())
     available = present(UNEQUAL, missing=dict(c=[1]))
     expected = block(feats, available).fused
-    turned = other(dict(reversed(feats.items())), dict(reversed(available.items()))).fused
-    assert torch.equal(expected, turned)
+    found = other(dict(reversed(feats.items())), dict(reversed(available.items()))).fused
+    assert torch.equal(expected, found)
+
+
+def test_the_lists_order_matters():
+    widths = dict(a=4, b=4, c=4)
+    feats = features(widths, dtype=torch.float64)
+    block, other = SCFAE(["a", "b", "c"], widths).double(), SCFAE(["a", "c", "b"], widths).double()
+    other.load_state_dict(block.state_dict())
+    Z, other_Z = block(feats).fused[:, :8], other(feats).fused[:, :8]  # of a, first in both lists
+    assert not torch.allclose(Z, other_Z)
 
 
 # --- missing modalities ----------------------------------------------------------------------------
@@ -163,12 +225,79 @@ def test_what_a_missing_modality_holds_changes_nothing(norm):
     assert not feats["a"].grad[[0, 3]].any()
 
 
-def test_a_modality_missing_everywhere_leaves_every_parameter_a_gradient():
-    block, feats = make(), features(UNEQUAL, dtype=torch.float64)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(norm=None),
+        dict(branch="shared"),
+        dict(branch="specific"),
+        dict(head_reads="pre"),
+        dict(recon_weight=0),
+        dict(head_reads="pre", recon_weight=0),
+        dict(missing_fill="token"),
+        dict(width=3, out_channels=2),
+    ],
+)
+def test_a_modality_missing_everywhere_leaves_every_parameter_a_gradient(options):
+    """DistributedDataParallel waits for all of them."""
+    block, feats = make(**options), features(UNEQUAL, dtype=torch.float64)
     out = block(feats, present(UNEQUAL, missing=dict(a=[0, 1, 2, 3])))
     (out.fused.sum() + sum(out.losses.values())).backward()
-    assert all(p.grad is not None for p in block.parameters())
-    assert out.diagnostics["fusion.recon_distance.a"].abs() < 1e-12
+    without = [name for name, p in block.named_parameters() if p.grad is None]
+    assert without == []
+    assert all(torch.isfinite(p.grad).all() for p in block.parameters())
+
+
+@pytest.mark.parametrize("metric", ["cosine", "mse"])
+def test_the_term_of_a_modality_missing_everywhere_is_exactly_zero(metric):
+    widths = dict(a=512, b=512)  # so wide that 1 - cos(1, 1) is not 0 in float32
+    block = make(widths, torch.float32, recon_metric=metric, width=4)
+    x = torch.randn(4, 512)
+    recon = block.P_recon["a"](torch.randn(4, 8))
+    distance, similarity = block._compare(x, recon, torch.zeros(4, dtype=torch.bool))
+    assert distance.item() == similarity.item() == 0
+    distance.backward()
+    assert not block.P_recon["a"].weight.grad.any()
+
+
+def test_dropped_modalities_have_no_reconstruction_term():
+    block, feats = make(modality_dropout=0.9), features(UNEQUAL, batch=16, dtype=torch.float64)
+    kept = block.modality_dropout.draw(torch.ones(16, 3, dtype=torch.bool))
+    assert not kept.all()
+    dropped = block(feats)
+    block.eval()
+    told = block(feats, {m: kept[:, i] for i, m in enumerate(UNEQUAL)})
+    assert torch.equal(dropped.losses["fusion.loss_recon"], told.losses["fusion.loss_recon"])
+    assert torch.equal(dropped.fused, told.fused)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "mse"])
+def test_similarity_is_the_mean_cosine_over_what_is_there(metric):
+    block, feats = make(recon_metric=metric), features(UNEQUAL, dtype=torch.float64)
+    out = block(feats, present(UNEQUAL, missing=dict(b=[2])))
+    parts = block.parts(feats, present(UNEQUAL, missing=dict(b=[2])))
+    for m, here in dict(a=[0, 1, 2, 3], b=[0, 1, 3], c=[0, 1, 2, 3]).items():
+        recon = block.P_recon[m](block.post[m](block._recompose(**parts[m])))
+        cosines = [feats[m][i] @ recon[i] / feats[m][i].norm() / recon[i].norm() for i in here]
+        torch.testing.assert_close(out.diagnostics[f"fusion.recon_similarity.{m}"], sum(cosines) / len(here))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "mse"])
+def test_logged_distances_add_up_to_the_loss(metric):
+    block, feats = make(recon_metric=metric, recon_weight=3.0), features(UNEQUAL, dtype=torch.float64)
+    out = block(feats, present(UNEQUAL, missing=dict(b=[2])))
+    total = sum(out.diagnostics[f"fusion.recon_distance.{m}"] for m in UNEQUAL)
+    torch.testing.assert_close(out.losses["fusion.loss_recon"], 3.0 * total)
+
+
+def test_parts_touch_no_state():
+    block, feats = make(missing_fill="mean", modality_dropout=0.9), features(UNEQUAL, dtype=torch.float64)
+    before = {name: value.clone() for name, value in block.state_dict().items()}
+    parts = block.parts(feats)
+    assert all(torch.equal(before[name], value) for name, value in block.state_dict().items())
+    Z = {m: block.post[m](block._recompose(**parts[m])) for m in UNEQUAL}
+    assert torch.equal(block.eval()(feats).fused, torch.cat([Z[m] for m in UNEQUAL], 1))
 
 
 def test_a_silent_encoder_gives_a_bounded_gradient():
@@ -193,7 +322,7 @@ def test_stand_in_for_a_missing_neighbour(policy, source):
     widths = dict(a=4, b=4, c=4)
     block = make(widths, missing_neighbour=policy)
     feats = features(widths, dtype=torch.float64)
-    block.parts(feats, present(widths, missing=dict(b=[0, 1, 2, 3])))["a"].shared.sum().backward()
+    block.parts(feats, present(widths, missing=dict(b=[0, 1, 2, 3])))["a"]["shared"].sum().backward()
     found = {m for m, x in feats.items() if x.grad is not None and x.grad.any()}
     assert found == {source}
 
@@ -216,7 +345,7 @@ def test_branches_zero_the_other_part():
     for branch, own in (("shared", slice(6, None)), ("specific", slice(0, 6))):
         block = make(norm=None, branch=branch)
         block.load_state_dict(full.state_dict())
-        Z = block._recompose(block.parts(feats)["a"])
+        Z = block._recompose(**block.parts(feats)["a"])
         other = [i for i in range(Z.shape[1]) if i not in range(*own.indices(Z.shape[1]))]
         assert not Z[:, other].any()
         assert Z[:, own].any()
@@ -227,7 +356,7 @@ def test_head_reads_before_or_after_the_last_gate():
     post = make(norm=None)
     pre = make(norm=None, head_reads="pre")
     pre.load_state_dict(post.state_dict())
-    Z = {m: post._recompose(p) for m, p in post.parts(feats).items()}
+    Z = {m: post._recompose(**p) for m, p in post.parts(feats).items()}
     torch.testing.assert_close(pre(feats).fused, torch.cat([Z[m] for m in UNEQUAL], 1))
     torch.testing.assert_close(post(feats).fused, torch.cat([post.post[m](Z[m]) for m in UNEQUAL], 1))
 
@@ -241,7 +370,7 @@ def test_residual_adds_the_input():
 
 def test_mse_is_the_mean_squared_error():
     block, feats = make(recon_metric="mse"), features(UNEQUAL, dtype=torch.float64)
-    Z = {m: block.post[m](block._recompose(p)) for m, p in block.parts(feats).items()}
+    Z = {m: block.post[m](block._recompose(**p)) for m, p in block.parts(feats).items()}
     expected = sum(((feats[m] - block.P_recon[m](Z[m])) ** 2).mean() for m in UNEQUAL)
     torch.testing.assert_close(block(feats).losses["fusion.loss_recon"], expected)
 
@@ -263,7 +392,7 @@ def test_detached_target(option, attached):
     block = make(detach_target=option)
     V = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
     recon = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
-    block._distance(V, recon, torch.ones(4, dtype=torch.bool)).backward()
+    block._compare(V, recon, torch.ones(4, dtype=torch.bool))[0].backward()
     assert (V.grad is not None and bool(V.grad.any())) == attached
     assert make(norm=None).detach_target
 
@@ -302,7 +431,17 @@ def test_a_map_is_a_set_of_vectors(rank):
         (dict(shared_ratio=1.0), "shared_ratio"),
         (dict(shared_ratio=dict(a=0.5)), "shared_ratio names"),
         (dict(width=dict(a=2)), "width names"),
+        (dict(shared_ratio="half"), "shared_ratio must be a number"),
         (dict(width=0.01), "width of"),
+        (dict(width=True), "width must be a number"),
+        (dict(out_channels=0), "out_channels"),
+        (dict(out_channels=2.5), "out_channels"),
+        (dict(recon_weight=float("nan")), "recon_weight"),
+        (dict(expansion=float("nan")), "expansion"),
+        (dict(residual="no"), "residual"),
+        (dict(exchange=1), "exchange"),
+        (dict(detach_target="no"), "detach_target"),
+        (dict(missing_fill="noise"), "missing_fill"),
         (dict(norm="batch"), "norm must be"),
         (dict(modality_dropout=1.5), "modality_dropout"),
     ],
@@ -349,6 +488,16 @@ def test_bfloat16_autocast_keeps_the_reconstruction_in_full_precision():
         loss = block({m: x * 1e3 for m, x in feats.items()}).losses["fusion.loss_recon"]
     assert loss.dtype == torch.float32
     assert torch.isfinite(loss)
+
+
+def test_the_block_compiles_in_one_graph():
+    block = make(modality_dropout=0.3, missing_fill="token").eval()
+    feats = features(UNEQUAL, rank="map", dtype=torch.float64)
+    available = present(UNEQUAL, missing=dict(b=[1]))
+    compiled = torch.compile(block, fullgraph=True, backend="eager")
+    expected, found = block(feats, available), compiled(feats, available)
+    torch.testing.assert_close(found.fused, expected.fused)
+    torch.testing.assert_close(found.losses, expected.losses)
 
 
 @settings(max_examples=40, deadline=None)
