@@ -68,8 +68,9 @@ class SCFAE(FusionBlock):
         missing_neighbour: what replaces the shared part of a neighbour that is missing: ``zeros``,
             the modality's ``own`` part, or that of the ``next`` available one along the ring. The
             last two need equal boundaries b_m.
-        detach_target: stop gradients at V_m as the target of the reconstruction. None: only without
-            norm, where an attached target collapses the features.
+        detach_target: stop gradients at V_m as the target of the reconstruction. Attached, the
+            encoders meet the loss by giving every position the same direction, which costs dense
+            maps whole classes; on pooled vectors with norm it was measured to do no harm.
         branch: ``full``, ``shared`` or ``specific``: the other branch of Z is zeroed (Table 14).
         exchange: False keeps every shared part at home (k = m), the ablation of the ring.
         width: light form for dense maps: modality m is first mapped from l_m to w_m and the block
@@ -105,7 +106,7 @@ class SCFAE(FusionBlock):
         residual: bool = False,
         head_reads: str = "post",
         missing_neighbour: str = "zeros",
-        detach_target: bool | None = None,
+        detach_target: bool = True,
         branch: str = "full",
         exchange: bool = True,
         width: float | Mapping[str, float] | None = None,
@@ -119,9 +120,9 @@ class SCFAE(FusionBlock):
         _check_choice("head_reads", head_reads, READS)
         _check_choice("missing_neighbour", missing_neighbour, NEIGHBOURS)
         _check_choice("branch", branch, BRANCHES)
-        _check_choice("residual", residual, (True, False, "block"))
+        _check_choice("residual", residual, (True, False))
         _check_choice("exchange", exchange, (True, False))
-        _check_choice("detach_target", detach_target, (None, True, False))
+        _check_choice("detach_target", detach_target, (True, False))
         if not _is_number(recon_weight) or recon_weight < 0:
             raise ValueError(f"recon_weight must be a number of 0 or more, got {recon_weight!r}")
         if out_channels is not None and not (_is_number(out_channels, int) and out_channels > 0):
@@ -130,9 +131,8 @@ class SCFAE(FusionBlock):
         self.recon_metric = recon_metric
         self.head_reads = head_reads
         self.missing_neighbour = missing_neighbour
-        self.detach_target = norm is None if detach_target is None else detach_target
+        self.detach_target = detach_target
         self.branch = branch
-        self.bypass = residual == "block"
 
         M = len(self.modalities)
         step = 1 if exchange else 0
@@ -155,7 +155,7 @@ class SCFAE(FusionBlock):
         self.P_reduce = per_modality(
             lambda m: nn.Identity() if width is None else ChannelLinear(self.in_channels[m], w[m])
         )
-        self.pre = per_modality(lambda m: GatedStage(w[m], norm, bool(residual)))
+        self.pre = per_modality(lambda m: GatedStage(w[m], norm, residual))
         self.P_expand = per_modality(lambda m: ChannelLinear(w[m], self.expanded[m]))
         self.P_shared = per_modality(lambda m: ChannelLinear(self.boundary[self.neighbour[m]], w_star))
         self.P_specific = per_modality(
@@ -163,7 +163,7 @@ class SCFAE(FusionBlock):
         )
         recon = recon_weight > 0
         self.post = per_modality(
-            lambda m: GatedStage(w[m] + w_star, norm, bool(residual)), used=recon or head_reads == "post"
+            lambda m: GatedStage(w[m] + w_star, norm, residual), used=recon or head_reads == "post"
         )
         self.P_recon = per_modality(lambda m: ChannelLinear(w[m] + w_star, self.in_channels[m]), used=recon)
         width_Z = sum(w[m] + w_star for m in self.modalities)
@@ -211,15 +211,14 @@ class SCFAE(FusionBlock):
         self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]
     ) -> dict[str, dict[str, Tensor]]:
         """Eq. 3 and 4: expand, split, substitute the neighbour's shared part, map to size."""
-        x, shared_hat, specific_hat = {}, {}, {}
+        shared_hat, specific_hat = {}, {}
         for m in self.modalities:
-            x[m] = self.P_reduce[m](V[m])
-            Z_hat = F.gelu(self.P_expand[m](self.pre[m](x[m])))
+            Z_hat = F.gelu(self.P_expand[m](self.pre[m](self.P_reduce[m](V[m]))))
             b = self.boundary[m]
             shared_hat[m], specific_hat[m] = Z_hat.split([b, self.expanded[m] - b], channel_axis(Z_hat))
         return {
             m: dict(
-                specific=F.gelu(self.P_specific[m](specific_hat[m])) + (x[m] if self.bypass else 0),
+                specific=F.gelu(self.P_specific[m](specific_hat[m])),
                 shared=F.gelu(self.P_shared[m](self._from_neighbour(m, shared_hat, available))),
             )
             for m in self.modalities
