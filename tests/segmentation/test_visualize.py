@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from mmfusion_plugin.segmentation.visualize import RIGHT, WRONG, Panel, draw_grid, error_panel, label_panel, sensor_panels
+from mmseg.registry import MODELS
+from segmentation.scene import model_cfg
+
+
+def test_panels_show_the_sensors_own_units():
+    preprocessor = MODELS.build(model_cfg()["data_preprocessor"])
+    rgb = torch.randint(1, 255, (3, 4, 5)).float()
+    depth = torch.linspace(1, 3, 20).view(1, 4, 5)
+    stacked = torch.cat([(rgb - 120) / 60, depth - 2.0])
+    stacked[:, 3] = 0  # padding
+    colour, metres = sensor_panels(preprocessor, stacked)
+    assert np.abs(colour.image[:3].astype(int) - rgb.numpy().transpose(1, 2, 0)[:3]).max() <= 1
+    assert metres.caption == "depth 1.01 to 2.46 m, 25% invalid"
+    near, far = metres.image[0, 0].astype(int), metres.image[2, 4].astype(int)
+    assert np.abs(near - far).sum() > 100
+
+
+def test_a_missing_sensor_is_called_missing():
+    preprocessor = MODELS.build(model_cfg()["data_preprocessor"])
+    panels = sensor_panels(preprocessor, torch.zeros(4, 4, 5), dict(rgb=True, depth=False))
+    assert panels[1].caption == "depth: missing"
+    assert (panels[1].image.std(axis=2) == 0).all()
+
+
+def test_labels_wear_the_palette_and_ignored_pixels_do_not():
+    label = np.array([[0, 1, 255]])
+    image = label_panel(label, [[10, 20, 30], [40, 50, 60]], "label").image
+    assert image[0, :2].tolist() == [[10, 20, 30], [40, 50, 60]]
+    assert image[0, 2].tolist() not in ([10, 20, 30], [40, 50, 60])
+
+
+def test_errors_count_labelled_pixels_alone():
+    panel = error_panel(np.array([[0, 1, 255, 1]]), np.array([[0, 0, 0, 1]]))
+    assert panel.caption == "errors (33% of labelled)"
+    assert panel.image[0, 0].tolist() == list(RIGHT)
+    assert panel.image[0, 1].tolist() == list(WRONG)
+
+
+def test_a_grid_becomes_one_picture(tmp_path):
+    panel = Panel(np.full((20, 30, 3), 200, np.uint8), "caption")
+    path = draw_grid([[panel, panel], [panel]], ["first", "second"], tmp_path / "new" / "grid.png", ["soil", "crop"],
+                     [[0, 0, 0], [255, 0, 0]], [0, 1, 255], "title")
+    image = cv2.imread(str(path))
+    assert image.shape[1] > 500
+    assert image.std() > 5
