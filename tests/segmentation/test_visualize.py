@@ -3,9 +3,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-from mmfusion_plugin.segmentation.visualize import RIGHT, WRONG, Panel, draw_grid, error_panel, label_panel, sensor_panels
 from mmseg.registry import MODELS
 from segmentation.scene import model_cfg
+
+from mmfusion_plugin.segmentation.visualize import (
+    RIGHT,
+    WRONG,
+    Panel,
+    draw_grid,
+    error_panel,
+    label_panel,
+    sensor_panels,
+)
 
 
 def test_panels_show_the_sensors_own_units():

@@ -1,0 +1,79 @@
+"""Predictions of a whole data set, scored frame by frame, and drawn."""
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.dataset import pseudo_collate
+from mmseg.datasets import BaseSegDataset
+from torch import nn
+
+from .visualize import Panel, draw_grid, error_panel, label_panel, sensor_panels
+
+__all__ = ["Prediction", "draw", "mean_iou", "predict", "worst_first"]
+
+IGNORE = 255
+
+
+@dataclass
+class Prediction:
+    """One frame: label and prediction (H, W), mIoU over the classes in either, what the model got."""
+
+    name: str
+    label: np.ndarray
+    prediction: np.ndarray
+    score: float
+    inputs: list[Panel]
+
+
+def predict(model: nn.Module, item: dict, classes: int) -> Prediction:
+    """Predict one item of a data set; the label has to have the input's size."""
+    data = model.data_preprocessor(pseudo_collate([item]), training=False)
+    with torch.no_grad():
+        sample = model(data["inputs"], data["data_samples"], mode="predict")[0]
+    label = sample.gt_sem_seg.data[0].cpu().numpy()
+    prediction = sample.pred_sem_seg.data[0].cpu().numpy()
+    inputs = sensor_panels(model.data_preprocessor, data["inputs"][0], sample.metainfo["available"])
+    name = Path(sample.metainfo["img_path"]).name
+    return Prediction(name, label, prediction, mean_iou(label, prediction, classes), inputs)
+
+
+def worst_first(
+    model: nn.Module,
+    dataset: BaseSegDataset,
+    number: int,
+    progress: Callable[[Iterable[int]], Iterable[int]] = lambda frames: frames,
+) -> list[Prediction]:
+    """The ``number`` frames of ``dataset`` with the lowest mIoU; no more than these are held in memory."""
+    classes = len(dataset.metainfo["classes"])
+    predictions = (predict(model, dataset[i], classes) for i in progress(range(len(dataset))))
+    return heapq.nsmallest(number, predictions, key=lambda p: p.score)
+
+
+def mean_iou(label: np.ndarray, prediction: np.ndarray, classes: int) -> float:
+    """Mean IoU over the classes in the label or the prediction; 1 where nothing is labelled."""
+    counts = label != IGNORE
+    pair = label[counts].astype(np.int64) * classes + prediction[counts]
+    matrix = np.bincount(pair, minlength=classes**2).reshape(classes, classes)
+    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    return float((np.diag(matrix)[union > 0] / union[union > 0]).mean()) if counts.any() else 1.0
+
+
+def draw(dataset: BaseSegDataset, predictions: Sequence[Prediction], out: Path, title: str) -> Path:
+    """One PNG with a row per frame: inputs, label, prediction, errors."""
+    palette, classes = dataset.metainfo["palette"], dataset.metainfo["classes"]
+    rows = [
+        [
+            *p.inputs,
+            label_panel(p.label, palette, "label"),
+            label_panel(p.prediction, palette, f"prediction (mIoU {100 * p.score:.1f})"),
+            error_panel(p.label, p.prediction),
+        ]
+        for p in predictions
+    ]
+    present = set().union(*(set(np.unique([p.label, p.prediction]).tolist()) for p in predictions))
+    return draw_grid(rows, [p.name for p in predictions], out, classes, palette, sorted(present), title)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmseg.registry import DATASETS, MODELS
+from segmentation.scene import LOAD, PACK, SIZE, dataset_cfg, model_cfg
+
+from mmfusion_plugin.segmentation.predictions import mean_iou, worst_first
+
+
+def test_mean_iou_by_hand():
+    label = np.array([0, 0, 1, 1, 255])
+    prediction = np.array([0, 1, 1, 1, 2])
+    assert mean_iou(label, prediction, 3) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert mean_iou(np.array([255]), np.array([0]), 3) == 1
+
+
+def test_the_worst_frame_comes_first(frames):
+    model = MODELS.build(Config(dict(model=model_cfg())).model).eval()
+    predictions = worst_first(model, DATASETS.build(dataset_cfg(frames, [*LOAD, PACK])), 3)
+    scores = [p.score for p in predictions]
+    assert len(scores) == 3
+    assert scores == sorted(scores)
+    assert predictions[0].label.shape == predictions[0].prediction.shape == SIZE
+    assert [panel.caption.split()[0] for panel in predictions[0].inputs] == ["rgb", "depth"]
