@@ -1,13 +1,17 @@
 """One encoder per modality behind mmsegmentation's and mmaction2's single ``backbone`` slot."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from mmengine.logging import print_log
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, ModuleDict
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from mmfusion_plugin.fusion.contract import RESERVED, check_modalities
 
 __all__ = ["MultimodalBackbone", "adapt_first_convolution"]
 
@@ -16,9 +20,11 @@ __all__ = ["MultimodalBackbone", "adapt_first_convolution"]
 class MultimodalBackbone(BaseModule):
     """A registered backbone for each modality.
 
-    A backbone's ``init_cfg=dict(type='Pretrained', checkpoint=...)`` also works where the modality
-    has another number of channels than the checkpoint's first convolution (RGB weights for depth):
-    that kernel is averaged over its input channels.
+    A backbone's ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)``, alone or in a list,
+    or its ``pretrained=...`` also works where the modality has another number of channels than the
+    checkpoint's first convolution (RGB weights for depth): that kernel is averaged over its input
+    channels. The log names every tensor that was not loaded. Freezing and the like stay the inner
+    backbone's own.
 
     Args:
         modalities: names, in the order in which the data preprocessor stacks them.
@@ -28,7 +34,7 @@ class MultimodalBackbone(BaseModule):
 
     Shapes: a Tensor (B, sum of in_channels, H, W), or {m: input of any shape} ->
         {m: tuple of feature maps, as the encoder returns them}.
-    Raises: ValueError if names differ or the stacked input has another number of channels.
+    Raises: ValueError if names or numbers of channels disagree, or no weight of a checkpoint fits.
     """
 
     def __init__(
@@ -39,15 +45,22 @@ class MultimodalBackbone(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        self.modalities = _check_names(modalities)
         for key, given in (("backbones", backbones), ("in_channels", in_channels)):
+            if not isinstance(given, Mapping):
+                raise ValueError(
+                    f"backbone.{key} must be a dict by modality such as dict({self.modalities[0]}=...), got {given!r}"
+                )
             if set(given) != set(modalities):
                 raise ValueError(
                     f"backbone.{key} names {sorted(given)}, backbone.modalities names {list(modalities)}"
                 )
-        self.modalities = tuple(modalities)
+        for m in self.modalities:
+            if not isinstance(in_channels[m], int) or isinstance(in_channels[m], bool) or in_channels[m] < 1:
+                raise ValueError(f"backbone.in_channels.{m} must be a positive integer, got {in_channels[m]!r}")
         self.in_channels = {m: in_channels[m] for m in self.modalities}
         self.pretrained: dict[str, Mapping] = {}
-        self.encoders = nn.ModuleDict()
+        self.encoders = ModuleDict()  # torch's own hides its members from mmengine's init_weights
         for m in self.modalities:
             cfg = {"in_channels": in_channels[m], **backbones[m]}
             if cfg["in_channels"] != in_channels[m]:
@@ -55,10 +68,9 @@ class MultimodalBackbone(BaseModule):
                     f"backbone.backbones.{m}.in_channels is {cfg['in_channels']}, "
                     f"backbone.in_channels.{m} is {in_channels[m]}"
                 )
-            init = cfg.get("init_cfg")
-            if isinstance(init, Mapping) and init.get("type") == "Pretrained":
-                self.pretrained[m] = init
-                cfg["init_cfg"] = None
+            published = _take_pretrained(cfg, m)
+            if published is not None:
+                self.pretrained[m] = published
             self.encoders[m] = MODELS.build(cfg)
 
     def init_weights(self) -> None:
@@ -73,7 +85,7 @@ class MultimodalBackbone(BaseModule):
                 f"backbone.modalities is {list(self.modalities)}, the batch holds {sorted(streams)}"
             )
         feats = {m: self.encoders[m](streams[m]) for m in self.modalities}
-        return {m: x if isinstance(x, tuple) else tuple(x) if isinstance(x, list) else (x,) for m, x in feats.items()}
+        return {m: (x,) if isinstance(x, Tensor) else tuple(x) for m, x in feats.items()}
 
     def split(self, stacked: Tensor) -> dict[str, Tensor]:
         """(B, sum C_m, H, W) -> {m: (B, C_m, H, W)}."""
@@ -86,33 +98,85 @@ class MultimodalBackbone(BaseModule):
         return dict(zip(self.modalities, stacked.split(widths, 1)))
 
 
+def _check_names(modalities: Sequence[str]) -> tuple[str, ...]:
+    """Names in stacking order; one alone is a unimodal reference."""
+    if isinstance(modalities, str) or len(modalities) != 1:
+        return check_modalities(modalities)
+    if not isinstance(modalities[0], str) or "." in modalities[0] or modalities[0] in RESERVED:
+        raise ValueError(f"backbone.modalities: {modalities[0]!r} cannot be a modality's name; rename it")
+    return tuple(modalities)
+
+
+def _take_pretrained(cfg: dict, modality: str) -> Mapping | None:
+    """Take the checkpoint out of a backbone's config: the encoder alone would skip a first convolution
+    of another size without an error."""
+    init = cfg.get("init_cfg")
+    entries = [init] if isinstance(init, Mapping) else list(init or [])
+    published = [entry for entry in entries if entry.get("type") == "Pretrained"]
+    if isinstance(cfg.get("pretrained"), str):
+        published.append({"type": "Pretrained", "checkpoint": cfg.pop("pretrained")})
+    if len(published) > 1:
+        raise ValueError(
+            f"backbone.backbones.{modality} names {len(published)} checkpoints "
+            f"({[entry['checkpoint'] for entry in published]}); keep one in init_cfg"
+        )
+    if not published:
+        return None
+    others = [entry for entry in entries if entry.get("type") != "Pretrained"]
+    cfg["init_cfg"] = others or None
+    return published[0]
+
+
 def load_pretrained(encoder: nn.Module, checkpoint: str, prefix: str, modality: str) -> None:
     """Load a published checkpoint into one encoder, adapting its first convolution.
 
-    Raises: ValueError if no tensor of the checkpoint fits the encoder.
+    Raises: ValueError if the checkpoint has no such prefix, or none of its tensors fits the encoder.
     """
-    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
-    state = loaded.get("state_dict", loaded)
-    starts = (f"{prefix.rstrip('.')}.",) if prefix else ("backbone.", "module.backbone.", "module.")
-    for start in starts:
-        if any(name.startswith(start) for name in state):
-            state = {name[len(start) :]: v for name, v in state.items() if name.startswith(start)}
-            break
+    where = f"backbone.backbones.{modality}.init_cfg"
+    state = _without_prefix(CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu"), prefix, where)
     own = encoder.state_dict()
-    state = {name: adapt_first_convolution(v, own[name]) for name, v in state.items() if name in own}
-    fitting = {name: v for name, v in state.items() if v.shape == own[name].shape}
+    first = _first_convolution(encoder)
+    adapted = first in state and first in own and state[first].shape != own[first].shape
+    if adapted:
+        state[first] = adapt_first_convolution(state[first], own[first])
+    fitting = {name: v for name, v in state.items() if name in own and v.shape == own[name].shape}
     if not fitting:
         raise ValueError(
             f"no weight of {checkpoint!r} fits the {modality!r} encoder {type(encoder).__name__}; "
-            f"check backbone.backbones.{modality}.init_cfg.checkpoint and its prefix"
+            f"check {where}.checkpoint and its prefix (the file holds {', '.join(list(state)[:3])}, ...)"
         )
     encoder.load_state_dict(fitting, strict=False)
-    left = sorted(set(own) - set(fitting))
+    other_shape = sorted(name for name in state if name in own and name not in fitting)
+    left_out = {
+        "of another shape": other_shape,
+        "missing in the file": sorted(set(own) - set(state)),
+        "unexpected in the file": sorted(set(state) - set(own)),
+    }
     print_log(
-        f"{modality}: {len(fitting)} of {len(own)} tensors from {checkpoint}"
-        + (f"; not loaded: {', '.join(left[:8])}{' ...' if len(left) > 8 else ''}" if left else ""),
+        f"{modality}: {len(fitting)} of {len(own)} tensors loaded from {checkpoint}"
+        + (f"; {first} averaged over its input channels" if adapted and first in fitting else "")
+        + "".join(f"; {what}: {', '.join(names)}" for what, names in left_out.items() if names),
         logger="current",
+        level=logging.WARNING if other_shape or left_out["missing in the file"] else logging.INFO,
     )
+
+
+def _without_prefix(loaded: Mapping, prefix: str, where: str) -> dict[str, Tensor]:
+    """The checkpoint's tensors by the names that an encoder alone would give them."""
+    state = loaded.get("state_dict", loaded.get("model", loaded))
+    state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    starts = (f"{prefix.rstrip('.')}.",) if prefix else ("backbone.", "module.backbone.", "module.")
+    for start in starts:
+        if any(name.startswith(start) for name in state):
+            return {name[len(start) :]: v for name, v in state.items() if name.startswith(start)}
+    if prefix:
+        raise ValueError(f"{where}.prefix is {prefix!r}, the file holds {', '.join(list(state)[:3])}, ...")
+    return state
+
+
+def _first_convolution(encoder: nn.Module) -> str | None:
+    """Name of the kernel that reads the input: the first one that the encoder registers."""
+    return next((f"{name}.weight" for name, m in encoder.named_modules() if isinstance(m, _ConvNd)), None)
 
 
 def adapt_first_convolution(pretrained: Tensor, own: Tensor) -> Tensor:

@@ -35,8 +35,9 @@ class FusionNeck(BaseModule):
         options: of the fusion block.
 
     Shapes: feats {m: tuple of (B, C_m, H, W), or one tensor}, available {m: (B,)} bool ->
-        FusionOutput; ``fused`` is a tuple if ``in_channels`` holds lists, else one tensor. Losses and
-        diagnostics are means over levels.
+        FusionOutput; ``fused`` is a tuple if ``in_channels`` holds lists, else one tensor. Losses are
+        means over levels (a level without one counts as 0); where there are several levels, the
+        diagnostics of level i are named ``<name>.<i>``.
     Raises: ValueError for names, numbers of levels or widths that do not agree.
     """
 
@@ -64,6 +65,11 @@ class FusionNeck(BaseModule):
         extra = [{}] * len(levels) if level_options is None else list(level_options)
         if len(extra) != len(levels):
             raise ValueError(f"neck.level_options has {len(extra)} entries for {len(levels)} levels")
+        if any("modality_dropout" in more for more in extra):
+            raise ValueError(
+                "neck.level_options sets modality_dropout; a modality is dropped on all levels at once: "
+                "set neck.modality_dropout"
+            )
         self.modality_dropout = ModalityDropout(self.modalities, modality_dropout)
         self.levels = nn.ModuleList(
             self.block(self.modalities, widths, out_channels=out, **{**options, **more})
@@ -84,7 +90,7 @@ class FusionNeck(BaseModule):
         return FusionOutput(
             fused=tuple(out.fused for out in outs),
             losses=_means([out.losses for out in outs]),
-            diagnostics=_means([out.diagnostics for out in outs]),
+            diagnostics=_numbered([out.diagnostics for out in outs]),
         )
 
     def _by_level(self, feats: Features) -> list[dict[str, Tensor]]:
@@ -124,6 +130,10 @@ def _levels(
     if not isinstance(in_channels, Mapping) or set(in_channels) != set(modalities):
         given = sorted(in_channels) if isinstance(in_channels, Mapping) else in_channels
         raise ValueError(f"neck.in_channels names {given}, neck.modalities names {list(modalities)}")
+    for m in modalities:
+        if not isinstance(in_channels[m], int) and (isinstance(in_channels[m], str)
+                                                    or not isinstance(in_channels[m], Sequence)):
+            raise ValueError(f"neck.in_channels.{m} must be a number or a list of numbers, got {in_channels[m]!r}")
     single = {m: isinstance(in_channels[m], int) for m in modalities}
     if all(single.values()):
         return False, [{m: in_channels[m] for m in modalities}]
@@ -132,6 +142,8 @@ def _levels(
     numbers = {m: len(in_channels[m]) for m in modalities}
     if len(set(numbers.values())) > 1:
         raise ValueError(f"neck.in_channels lists different numbers of levels: {numbers}")
+    if not numbers[modalities[0]]:
+        raise ValueError("neck.in_channels lists no level; give the encoders' widths")
     return True, [{m: in_channels[m][i] for m in modalities} for i in range(numbers[modalities[0]])]
 
 
@@ -144,7 +156,15 @@ def _per_level(key: str, value: int | Sequence[int] | None, levels: int) -> list
 
 
 def _means(dicts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([d[name] for d in dicts]).mean(0) for name in dicts[0]}
+    names = dict.fromkeys(name for d in dicts for name in d)
+    zero = next((value.new_zeros(()) for d in dicts for value in d.values()), None)
+    return {name: torch.stack([d.get(name, zero) for d in dicts]).mean(0) for name in names}
+
+
+def _numbered(dicts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    if len(dicts) == 1:
+        return dict(dicts[0])
+    return {f"{name}.{i}": value for i, d in enumerate(dicts) for name, value in d.items()}
 
 
 def _register(name: str, block: type[FusionBlock]) -> type[FusionNeck]:

@@ -1,7 +1,9 @@
 """From one tensor per sensor to the single normalised tensor that mmsegmentation passes around."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
@@ -28,8 +30,8 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         test_missing: modalities that evaluation treats as missing, whatever the data hold.
 
     Shapes: inputs {m: list of (C_m, H, W)} (or a list of such dicts) -> (B, sum C_m, H, W) float32.
-    Raises: ValueError for names or lengths that do not agree, sizes that differ between sensors,
-        and samples without any modality.
+    Raises: ValueError for names or lengths that do not agree, sizes that differ between sensors or
+        cannot be stacked, and samples without any modality.
     """
 
     def __init__(
@@ -49,6 +51,17 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
             size=size, size_divisor=size_divisor, pad_val=0, seg_pad_val=seg_pad_val, test_cfg=test_cfg
         )
         invalid = invalid or {}
+        if isinstance(modalities, str) or len(set(modalities)) != len(modalities):
+            raise ValueError(f"data_preprocessor.modalities must be a list of different names, got {modalities!r}")
+        _check_padding("data_preprocessor", size, size_divisor)
+        if test_cfg:
+            unknown = sorted(set(test_cfg) - {"size", "size_divisor"})
+            if unknown:
+                raise ValueError(f"data_preprocessor.test_cfg has {unknown}, it takes size or size_divisor")
+            _check_padding("data_preprocessor.test_cfg", **test_cfg)
+        for key, names in (("bgr_to_rgb", bgr_to_rgb), ("test_missing", test_missing)):
+            if isinstance(names, str):
+                raise ValueError(f"data_preprocessor.{key} must be a list such as [{names!r}], got {names!r}")
         for key, names in (("mean", mean), ("std", std)):
             if set(names) != set(modalities):
                 raise ValueError(
@@ -68,7 +81,18 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         self.invalid = dict(invalid)
         self.reverse = tuple(bgr_to_rgb)
         self.test_missing = tuple(test_missing)
+        self._reported: set[str] = set()
         for m in self.modalities:
+            for key, values in (("mean", mean[m]), ("std", std[m])):
+                if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+                    raise ValueError(
+                        f"data_preprocessor.{key}.{m} must list one value per channel such as [0.0], got {values!r}"
+                    )
+            if m in bgr_to_rgb and len(mean[m]) != 3:
+                raise ValueError(
+                    f"data_preprocessor.bgr_to_rgb names {m!r}, which has {len(mean[m])} channels in "
+                    f"data_preprocessor.mean.{m}; only three can be reversed"
+                )
             if len(mean[m]) != len(std[m]) or min(std[m]) <= 0:
                 raise ValueError(
                     f"data_preprocessor.mean.{m} {list(mean[m])} and std.{m} {list(std[m])} must have one "
@@ -77,10 +101,17 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
             self.register_buffer(f"mean_{m}", torch.tensor(mean[m], dtype=torch.float32).view(-1, 1, 1), False)
             self.register_buffer(f"std_{m}", torch.tensor(std[m], dtype=torch.float32).view(-1, 1, 1), False)
 
+    @property
+    def channels(self) -> dict[str, int]:
+        """Width of each modality in the stacked tensor."""
+        return {m: getattr(self, f"mean_{m}").shape[0] for m in self.modalities}
+
     def forward(self, data: dict, training: bool = False) -> dict:
         data = self.cast_data(data)
         samples = self._by_sample(data["inputs"])
         data_samples = data.get("data_samples") or [None] * len(samples)
+        if len(data_samples) != len(samples):
+            raise ValueError(f"the batch holds {len(samples)} inputs and {len(data_samples)} data samples")
         stacked = []
         for streams, data_sample in zip(samples, data_samples):
             available = self._availability(data_sample, training)
@@ -89,12 +120,16 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
                 data_sample.set_metainfo({"available": available})
         if training and self.size is None and self.size_divisor is None:
             raise ValueError("training needs data_preprocessor.size or data_preprocessor.size_divisor")
+        self._check_sizes(stacked, data.get("data_samples"), training)
         return super().forward({"inputs": stacked, "data_samples": data.get("data_samples")}, training)
 
     def _by_sample(self, inputs: Mapping[str, Sequence[Tensor]] | Sequence[Mapping[str, Tensor]]) -> list[dict]:
         """The collate function turns a list of dicts into a dict of lists; take either."""
         if isinstance(inputs, Mapping):
             self._check_names(inputs)
+            numbers = {m: len(tensors) for m, tensors in inputs.items()}
+            if len(set(numbers.values())) > 1:
+                raise ValueError(f"the batch holds different numbers of samples by modality: {numbers}")
             return [dict(zip(inputs, tensors)) for tensors in zip(*inputs.values())]
         if not all(isinstance(streams, Mapping) for streams in inputs):
             raise ValueError(
@@ -104,6 +139,25 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         for streams in inputs:
             self._check_names(streams)
         return list(inputs)
+
+    def _check_sizes(self, stacked: Sequence[Tensor], data_samples: Sequence | None, training: bool) -> None:
+        """What stock stacking answers with an assertion or torch's own error."""
+        sizes = sorted({tuple(x.shape[1:]) for x in stacked})
+        if not training:
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"one evaluation batch holds images of sizes {sizes}; set batch_size=1 in val_dataloader and "
+                    "test_dataloader, or resize in the pipeline"
+                )
+            if self.test_cfg and data_samples is None:
+                raise ValueError("data_preprocessor.test_cfg pads images, which needs data_samples to undo it")
+        elif self.size is not None:
+            padded = {tuple(max(have, want) for have, want in zip(size, self.size)) for size in sizes}
+            if len(padded) > 1:
+                raise ValueError(
+                    f"one training batch holds images of sizes {sizes}, larger than data_preprocessor.size "
+                    f"{tuple(self.size)}; crop to it in the pipeline (RandomCrop.crop_size)"
+                )
 
     def _check_names(self, streams: Mapping) -> None:
         if set(streams) != set(self.modalities):
@@ -145,18 +199,38 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         if x.is_floating_point():
             finite = torch.isfinite(x)
             if not finite.all():
-                print_log(
-                    f"{m!r} of sample {_name(data_sample)} holds {int((~finite).sum())} non-finite values; "
-                    "they are treated as invalid readings",
-                    logger="current",
-                    level=30,
-                )
+                self._report_once(m, int((~finite).sum()), data_sample)
             known &= finite
         return torch.where(known, (x.float() - mean) / std, 0.0)
 
+    def _report_once(self, m: str, number: int, data_sample) -> None:
+        name = _name(data_sample, m)
+        if name in self._reported:
+            return
+        self._reported.add(name)
+        print_log(
+            f"{m!r} of {name} holds {number} non-finite values; they are treated as invalid readings",
+            logger="current",
+            level=logging.WARNING,
+        )
 
-def _name(data_sample) -> str:
+
+def _check_padding(where: str, size: Sequence[int] | None = None, size_divisor: int | None = None) -> None:
+    if size is not None and size_divisor is not None:
+        raise ValueError(f"{where} sets both size={size} and size_divisor={size_divisor}; keep one")
+
+
+def _name(data_sample, modality: str | None = None) -> str:
+    """File of one modality, or of the whole sample."""
     if data_sample is None:
         return "?"
-    paths = data_sample.metainfo.get("modality_paths") or data_sample.metainfo.get("img_path")
-    return str(paths)
+    paths = data_sample.metainfo.get("modality_paths")
+    if modality is not None and isinstance(paths, Mapping):
+        return _short(paths.get(modality))
+    if isinstance(paths, Mapping):
+        return str({m: _short(path) for m, path in paths.items()})
+    return str(paths or data_sample.metainfo.get("img_path"))
+
+
+def _short(source) -> str:
+    return str(source) if source is None or isinstance(source, (str, Path)) else "an array"

@@ -1,6 +1,7 @@
 """Predict from a stranger's files or arrays."""
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,11 +21,16 @@ ANNOTATION = ("LoadSegLabel", "LoadAnnotations")
 
 def init_model(config: str | Path | Config, checkpoint: str | None = None, device: str = "cpu",
                cfg_options: dict | None = None) -> nn.Module:
-    """A model ready to predict; see ``mmseg.apis.init_model``. Raises FileNotFoundError for a missing file."""
+    """A model ready to predict; see ``mmseg.apis.init_model``. A given Config stays as it is.
+
+    Raises: FileNotFoundError for a missing file; ValueError if the config has no ``test_pipeline``.
+    """
     for path in (config, checkpoint):
         if isinstance(path, (str, Path)) and "://" not in str(path) and not Path(path).is_file():
             raise FileNotFoundError(f"no such file: {path}")
-    cfg = Config.fromfile(config) if isinstance(config, (str, Path)) else config
+    cfg = Config.fromfile(config) if isinstance(config, (str, Path)) else copy.deepcopy(config)
+    if "test_pipeline" not in cfg:
+        raise ValueError("the config has no test_pipeline, which says how a frame is read")
     for encoder in cfg.model.backbone.get("backbones", {}).values():
         encoder.init_cfg = None  # the checkpoint holds the weights
     return mmseg_init_model(cfg, checkpoint, device, cfg_options)

@@ -1,9 +1,11 @@
 """Stock EncoderDecoder with a fusion neck: fusion losses, per-modality heads, availability."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
+from mmengine.model import ModuleDict
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.utils import add_prefix
@@ -22,6 +24,33 @@ def availability(modalities: Sequence[str], metas: Sequence[Mapping], device: to
     }
 
 
+def _check_neck(neck: nn.Module | None) -> None:
+    try:
+        inspect.signature(neck.forward).bind({}, None)
+    except (AttributeError, TypeError):
+        raise ValueError(
+            f"model.neck is {None if neck is None else type(neck).__name__}, which takes no features by modality; "
+            "use one of the fusion necks (SCFAE, ConcatFusion, ...)"
+        ) from None
+
+
+def _check_stacking(preprocessor: nn.Module, backbone: nn.Module) -> None:
+    """The stacked tensor carries no names: another order on the two sides would go unnoticed."""
+    if not hasattr(preprocessor, "channels"):  # another preprocessor; the backbone checks the sum
+        return
+    if tuple(preprocessor.modalities) != tuple(backbone.modalities):
+        raise ValueError(
+            f"model.data_preprocessor.modalities is {list(preprocessor.modalities)}, model.backbone.modalities is "
+            f"{list(backbone.modalities)}; they must be the same list in the same order"
+        )
+    for m, stacked in preprocessor.channels.items():
+        if stacked != backbone.in_channels[m]:
+            raise ValueError(
+                f"model.data_preprocessor.mean.{m} lists {stacked} channels, model.backbone.in_channels.{m} is "
+                f"{backbone.in_channels[m]}"
+            )
+
+
 @MODELS.register_module()
 class FusionEncoderDecoder(EncoderDecoder):
     """EncoderDecoder whose neck fuses modalities.
@@ -37,19 +66,27 @@ class FusionEncoderDecoder(EncoderDecoder):
         others: as in EncoderDecoder.
 
     Shapes: inputs (B, sum C_m, H, W) -> logits (B, classes, h, w).
-    Raises: ValueError if the neck does not fuse, or ``modality_heads`` names an unknown modality.
+    Raises: ValueError if the backbone has no modalities, the neck does not fuse, the preprocessor
+        stacks in another order or with other numbers of channels than the backbone splits, or
+        ``modality_heads`` names an unknown modality.
     """
 
     def __init__(self, backbone: dict, neck: dict, decode_head: dict, modality_heads: dict | None = None,
                  **kwargs) -> None:
         super().__init__(backbone=backbone, decode_head=decode_head, neck=neck, **kwargs)
+        if not hasattr(self.backbone, "modalities"):
+            raise ValueError(
+                f"model.backbone {type(self.backbone).__name__} reads one input; use MultimodalBackbone"
+            )
         self.modalities = tuple(self.backbone.modalities)
+        _check_neck(getattr(self, "neck", None))
+        _check_stacking(self.data_preprocessor, self.backbone)
         unknown = sorted(set(modality_heads or {}) - set(self.modalities))
         if unknown:
             raise ValueError(
                 f"model.modality_heads names {unknown}, backbone.modalities names {list(self.modalities)}"
             )
-        self.modality_heads = nn.ModuleDict(
+        self.modality_heads = ModuleDict(  # torch's own hides its members from mmengine's init_weights
             {m: MODELS.build(modality_heads[m]) for m in self.modalities if m in (modality_heads or {})}
         )
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-from mmfusion_plugin.models.backbone import adapt_first_convolution
+from mmfusion_plugin.models.backbone import adapt_first_convolution, load_pretrained
 
 pytest.importorskip("mmseg")
 SMALL = dict(type="mmseg.ResNet", depth=18, base_channels=4, num_stages=4, out_indices=(0, 1, 2, 3))
@@ -88,3 +88,92 @@ def test_wrong_configs_name_the_key(cfg, words):
 def test_a_wrong_number_of_channels_is_named():
     with pytest.raises(ValueError, match="the stacked input has 3 channels"):
         build()(torch.randn(2, 3, 32, 32))
+
+
+def save(path, state):
+    torch.save({"state_dict": state}, path)
+    return dict(type="Pretrained", checkpoint=str(path))
+
+
+@pytest.mark.parametrize("how", ["list", "pretrained"])
+def test_every_way_to_name_a_checkpoint_adapts_it(tmp_path, how):
+    state = MODELS.build({**SMALL, "in_channels": 3}).state_dict()
+    init = save(tmp_path / "rgb.pth", state)
+    extra = dict(init_cfg=[init]) if how == "list" else dict(pretrained=init["checkpoint"])
+    backbone = build(backbones=dict(rgb=dict(SMALL), depth={**SMALL, **extra}))
+    backbone.init_weights()
+    torch.testing.assert_close(backbone.encoders["depth"].conv1.weight, state["conv1.weight"].mean(1, keepdim=True))
+
+
+def test_the_log_names_what_was_not_loaded(tmp_path, monkeypatch):
+    state = MODELS.build({**SMALL, "in_channels": 3}).state_dict()
+    del state["bn1.weight"]
+    state["fc.weight"] = torch.zeros(2)
+    state["layer1.0.conv1.weight"] = torch.zeros(9, 9, 3, 3)
+    said = []
+    monkeypatch.setattr("mmfusion_plugin.models.backbone.print_log", lambda text, **_: said.append(text))
+    build(backbones=dict(rgb=dict(SMALL), depth={**SMALL, "init_cfg": save(tmp_path / "a.pth", state)})).init_weights()
+    assert "conv1.weight averaged over its input channels" in said[0]
+    assert "of another shape: layer1.0.conv1.weight" in said[0]
+    assert "missing in the file: bn1.weight" in said[0]
+    assert "unexpected in the file: fc.weight" in said[0]
+
+
+def test_only_the_first_convolution_is_averaged(tmp_path):
+    encoder = MODELS.build({**SMALL, "in_channels": 3})
+    state = encoder.state_dict()
+    inner = "layer2.0.conv1.weight"
+    state[inner] = state[inner].repeat(1, 2, 1, 1)  # another network's: twice the input channels
+    backbone = build(backbones=dict(rgb={**SMALL, "init_cfg": save(tmp_path / "a.pth", state)}, depth=dict(SMALL)))
+    before = backbone.encoders["rgb"].state_dict()[inner].clone()
+    load_pretrained(backbone.encoders["rgb"], str(tmp_path / "a.pth"), "", "rgb")
+    assert torch.equal(backbone.encoders["rgb"].state_dict()[inner], before)
+
+
+def test_a_prefix_picks_one_encoder_of_a_whole_model(tmp_path):
+    state = MODELS.build({**SMALL, "in_channels": 1}).state_dict()
+    init = save(tmp_path / "model.pth", {f"backbone.encoders.depth.{k}": v for k, v in state.items()})
+    cfg = dict(rgb=dict(SMALL), depth={**SMALL, "init_cfg": {**init, "prefix": "backbone.encoders.depth"}})
+    backbone = build(backbones=cfg)
+    backbone.init_weights()
+    assert torch.equal(backbone.encoders["depth"].conv1.weight, state["conv1.weight"])
+    cfg["depth"]["init_cfg"]["prefix"] = "elsewhere"
+    with pytest.raises(ValueError, match="init_cfg.prefix is 'elsewhere'"):
+        build(backbones=cfg).init_weights()
+
+
+def test_freezing_stays_the_encoders_own():
+    backbone = build(backbones=dict(rgb={**SMALL, "frozen_stages": 1}, depth=dict(SMALL))).train()
+    assert not backbone.encoders["rgb"].conv1.weight.requires_grad
+    assert backbone.encoders["depth"].conv1.weight.requires_grad
+
+
+def test_a_resnet_v1c_and_a_single_modality_run():
+    v1c = {**SMALL, "type": "mmseg.ResNetV1c"}
+    assert build(backbones=dict(rgb=v1c, depth=v1c))(torch.randn(2, 4, 32, 32))["depth"][3].shape == (2, 32, 1, 1)
+    one = build(modalities=["rgb"], in_channels=dict(rgb=3), backbones=dict(rgb=dict(SMALL)))
+    assert list(one(torch.randn(2, 3, 32, 32))) == ["rgb"]
+
+
+@pytest.mark.parametrize(
+    ("cfg", "words"),
+    [
+        (dict(modalities="rgb"), "modalities must be a list"),
+        (dict(modalities=["rgb", "rgb", "depth"]), "a name twice"),
+        (dict(in_channels=dict(rgb=3, depth=0)), "backbone.in_channels.depth must be a positive integer"),
+        (dict(backbones=[dict(SMALL)] * 2), "backbone.backbones must be a dict"),
+        (dict(backbones=dict(rgb={**SMALL, "pretrained": "a.pth", "init_cfg": dict(type="Pretrained",
+                                  checkpoint="b.pth")}, depth=dict(SMALL))), "names 2 checkpoints"),
+    ],
+)
+def test_more_wrong_configs_name_the_key(cfg, words):
+    with pytest.raises(ValueError, match=words):
+        build(**cfg)
+
+
+def test_the_encoders_own_initialisation_runs():
+    backbone = build()
+    backbone.init_weights()
+    weight = backbone.encoders["depth"].layer4[1].conv2.weight
+    # ResNet's own is He's normal over the outgoing connections; torch's default has a sixth of its variance
+    assert abs(weight.std() - (2 / (weight.shape[0] * 9)) ** 0.5) < 0.1 * weight.std()

@@ -41,6 +41,23 @@ def test_each_level_is_the_block_and_losses_are_their_mean():
     torch.testing.assert_close(out.losses["fusion.loss_recon"], expected)
 
 
+def test_a_level_without_a_loss_counts_as_zero():
+    feats = pyramid()
+    for silent in (0, 1):
+        options = [dict(recon_weight=0) if i == silent else {} for i in range(2)]
+        neck = build(out_channels=[4, 8], level_options=options)
+        other = 1 - silent
+        alone = neck.levels[other]({m: feats[m][other] for m in feats}).losses["fusion.loss_recon"]
+        torch.testing.assert_close(neck(feats).losses["fusion.loss_recon"], alone / 2)
+
+
+def test_diagnostics_carry_their_level_where_there_are_several():
+    assert "fusion.recon_similarity.depth.1" in build()(pyramid()).diagnostics
+    single = build(in_channels=dict(rgb=4, depth=2))
+    names = single(dict(rgb=torch.randn(3, 4), depth=torch.randn(3, 2))).diagnostics
+    assert "fusion.recon_similarity.depth" in names
+
+
 def test_one_level_gives_a_tensor():
     neck = build(in_channels=dict(rgb=4, depth=2), out_channels=5)
     assert neck(dict(rgb=torch.randn(3, 4), depth=torch.randn(3, 2))).fused.shape == (3, 5)
@@ -101,6 +118,9 @@ def test_single_modality_reads_its_own_stream_alone():
         (dict(out_channels=[1]), "neck.out_channels has 1"),
         (dict(align="nir"), "neck.align"),
         (dict(level_options=[{}]), "neck.level_options"),
+        (dict(level_options=[dict(modality_dropout=0.1), {}]), "set neck.modality_dropout"),
+        (dict(in_channels=dict(rgb=[], depth=[])), "lists no level"),
+        (dict(in_channels=dict(rgb=4.0, depth=2.0)), "neck.in_channels.rgb must be a number"),
     ],
 )
 def test_wrong_configs_name_the_key(cfg, words):

@@ -40,6 +40,16 @@ def test_missing_sensors(model, frames):
         inference_model(model, dict(rgb=rgb, depth=None, nir=rgb))
 
 
+def test_the_given_config_stays_as_it_is(tmp_path):
+    cfg = Config(dict(default_scope="mmseg", model=model_cfg(), test_pipeline=[*LOAD, PACK]))
+    before = cfg.pretty_text
+    init_model(cfg)
+    assert cfg.pretty_text == before
+    cfg.pop("test_pipeline")
+    with pytest.raises(ValueError, match="no test_pipeline"):
+        init_model(cfg)
+
+
 def test_missing_files_are_named():
     with pytest.raises(FileNotFoundError, match=r"nowhere\.py"):
         init_model("nowhere.py")

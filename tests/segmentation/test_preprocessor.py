@@ -55,6 +55,33 @@ def test_non_finite_readings_are_invalid():
     assert out[0, 3, 0, :3].tolist() == [0, 0, 1]
 
 
+def test_a_file_with_non_finite_values_is_named_once(monkeypatch):
+    said = []
+    monkeypatch.setattr("mmfusion_plugin.segmentation.data_preprocessor.print_log", lambda text, **_: said.append(text))
+    preprocessor = build(size=None)
+    for path in ("a.png", "a.png", "b.png"):
+        x = item(depth=torch.full((1, 4, 5), float("nan")))
+        x["data_samples"].set_metainfo(dict(modality_paths=dict(rgb="rgb.png", depth=path)))
+        run(preprocessor, x)
+    assert [text.split(" holds")[0] for text in said] == ["'depth' of a.png", "'depth' of b.png"]
+
+
+def test_padding_in_evaluation_is_recorded():
+    out = run(build(test_cfg=dict(size_divisor=8)), item())
+    assert out["inputs"].shape == (1, 4, 8, 8)
+    assert [int(n) for n in out["data_samples"][0].img_padding_size] == [0, 3, 0, 4]
+
+
+def test_images_that_cannot_be_stacked_are_named():
+    with pytest.raises(ValueError, match="batch_size=1"):
+        run(build(), item(), item(size=(6, 5)))
+    with pytest.raises(ValueError, match=r"RandomCrop\.crop_size"):
+        run(build(size=(4, 5)), item(), item(size=(6, 5)), training=True)
+    x = item()
+    with pytest.raises(ValueError, match="different numbers of samples"):
+        build()(dict(inputs=dict(rgb=[x["inputs"]["rgb"]] * 2, depth=[x["inputs"]["depth"]]), data_samples=None))
+
+
 def test_a_missing_sensor_is_zero_and_recorded():
     out = run(build(size=None), item(available=dict(rgb=True, depth=False)), item())
     assert not out["inputs"][0, 3].any()
@@ -82,6 +109,13 @@ def test_test_missing_hides_in_evaluation_alone():
         (dict(test_missing=["rgb", "depth"]), "leave at least one"),
         (dict(invalid=dict(nir=0)), "data_preprocessor.invalid names"),
         (dict(bgr_to_rgb=["nir"]), "data_preprocessor.bgr_to_rgb names"),
+        (dict(bgr_to_rgb=["depth"]), "has 1 channels"),
+        (dict(test_missing="depth"), "must be a list"),
+        (dict(mean=dict(rgb=[0.0] * 3, depth=2.0)), "mean.depth must list one value"),
+        (dict(modalities=["rgb", "rgb", "depth"]), "different names"),
+        (dict(size_divisor=32), "both size"),
+        (dict(test_cfg=dict(size=(8, 8), size_divisor=8)), "data_preprocessor.test_cfg sets both"),
+        (dict(test_cfg=dict(crop=8)), "it takes size or size_divisor"),
     ],
 )
 def test_wrong_options_name_the_key(options, words):

@@ -40,7 +40,7 @@ def test_fusion_losses_join_the_task_loss(frames):
     total, logged = model.parse_losses(losses)
     assert {"decode.loss_ce", "fusion.loss_recon"} <= set(losses)
     torch.testing.assert_close(total, losses["decode.loss_ce"] + losses["fusion.loss_recon"])
-    assert "fusion.recon_distance.depth" in logged
+    assert "fusion.recon_distance.depth.0" in logged
 
 
 def test_modality_heads_train_each_encoder(frames):
@@ -56,6 +56,14 @@ def test_modality_heads_train_each_encoder(frames):
     assert everywhere["aux_depth.loss_ce"] == 0
     with pytest.raises(ValueError, match="modality_heads names"):
         build(modality_heads=dict(nir=head))
+
+
+def test_modality_heads_are_initialised():
+    head = dict(type="FCNHead", in_channels=64, in_index=3, channels=8, num_convs=1, num_classes=3, concat_input=False,
+                norm_cfg=dict(type="BN"), align_corners=False)
+    model = build(modality_heads=dict(depth=head))
+    model.init_weights()
+    assert model.modality_heads["depth"].conv_seg.weight.std() < 0.02  # mmsegmentation: normal, std 0.01
 
 
 def test_every_parameter_has_a_gradient_when_a_sensor_is_missing_everywhere(frames):
@@ -99,7 +107,13 @@ def test_test_time_augmentation_averages_flips(frames):
     item = DATASETS.build(dataset_cfg(frames, pipeline))[0]
     tta = MODELS.build(dict(type="SegTTAModel", module=Config(dict(model=model_cfg())).model)).eval()
     sample = tta.test_step(pseudo_collate([item]))[0]
-    assert sample.pred_sem_seg.data.shape == (1, *SIZE)
+    alone = [
+        tta.module.test_step(dict(inputs={m: [x] for m, x in inputs.items()}, data_samples=[data_sample]))[0]
+        for inputs, data_sample in zip(item["inputs"], copy.deepcopy(item["data_samples"]))
+    ]
+    mean = torch.stack([s.seg_logits.data.softmax(0) for s in alone]).mean(0)
+    assert not torch.equal(alone[0].seg_logits.data, alone[1].seg_logits.data)
+    assert torch.equal(sample.pred_sem_seg.data.squeeze(0), mean.argmax(0))
 
 
 def test_a_config_that_mmengine_wrote_predicts_the_same(frames, tmp_path):
@@ -120,6 +134,24 @@ def test_a_step_changes_both_encoders(frames):
     logged = model.train_step(batch(frames), wrapper)
     assert torch.isfinite(logged["loss"])
     assert all(not torch.equal(before[m], e.conv1.weight) for m, e in model.backbone.encoders.items())
+
+
+def test_a_stack_in_another_order_is_refused():
+    preprocessor = model_cfg()["data_preprocessor"]
+    with pytest.raises(ValueError, match="the same list in the same order"):
+        build(data_preprocessor={**preprocessor, "modalities": ["depth", "rgb"]})
+    swapped = dict(mean=dict(rgb=[0.0], depth=[0.0] * 3), std=dict(rgb=[1.0], depth=[1.0] * 3), bgr_to_rgb=[])
+    with pytest.raises(ValueError, match="mean.rgb lists 1 channels"):  # the sum is right: 1 + 3
+        build(data_preprocessor={**preprocessor, **swapped})
+
+
+def test_parts_that_do_not_fuse_are_refused_when_built():
+    with pytest.raises(ValueError, match="model.neck is FPN"):
+        build(neck=dict(type="FPN", in_channels=[8, 16, 32, 64], out_channels=8, num_outs=4))
+    with pytest.raises(ValueError, match="model.neck is None"):
+        build(neck=None)
+    with pytest.raises(ValueError, match="use MultimodalBackbone"):
+        build(backbone=dict(type="ResNet", depth=18, in_channels=4, base_channels=8))
 
 
 def test_a_stock_neck_is_refused_with_advice(frames):
