@@ -16,10 +16,10 @@ step "training: tools/train.py $config"
 python tools/train.py "$config" --work-dir "$work"
 checkpoint=$(cat "$work/last_checkpoint")
 
-step 'evaluation: complete, without depth, without RGB'
-python tools/test.py "$config" "$checkpoint" --work-dir "$work/test"
-python tools/test.py "$config" "$checkpoint" --work-dir "$work/test_no_depth" --missing depth
-python tools/test.py "$config" "$checkpoint" --work-dir "$work/test_no_rgb" --missing rgb
+step 'evaluation: the line above is with both sensors; now without depth, and without RGB'
+for missing in depth rgb; do
+  python tools/test.py "$config" "$checkpoint" --work-dir "$work/test_without_$missing" --missing "$missing"
+done
 
 step 'pictures'
 python tools/show_predictions.py "$config" "$checkpoint" --out "$work/pictures" --number 6

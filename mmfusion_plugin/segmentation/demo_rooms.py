@@ -143,7 +143,7 @@ def _add_room(hits, rng, origin, rays, room, wall):
             albedo = (floor if is_floor else wall)(point[:, a], point[:, b])
             label = np.full(len(rays), FLOOR if is_floor else CEILING if is_ceiling else WALL)
             if not is_ceiling:
-                kind, number = (RUG, rng.integers(1, 3)) if is_floor else (POSTER, rng.integers(1, 3))
+                kind, number = (RUG, rng.integers(2, 4)) if is_floor else (POSTER, rng.integers(2, 4))
                 for _ in range(number):
                     _decal(rng, point[:, a], point[:, b], room[a], room[b], kind, albedo, label)
             hits.put(inside, t, normal, albedo, label)
@@ -151,7 +151,9 @@ def _add_room(hits, rng, origin, rays, room, wall):
 
 def _decal(rng, u, v, width, height, kind, albedo, label):
     """Paint a flat rectangle of some pool texture into ``albedo`` and ``label``."""
-    w, h = rng.uniform(0.5, 1.5) * (1.4 if kind == RUG else 1.0), rng.uniform(0.5, 1.2) * (1.4 if kind == RUG else 1.0)
+    w, h = rng.uniform(0.7, 1.6), rng.uniform(0.6, 1.3)
+    if kind == RUG:
+        w, h = 1.4 * w, 1.4 * h
     u0 = rng.uniform(0, max(width - w, 0.1))
     v0 = rng.uniform(0, max(height - h, 0.1))
     here = (u > u0) & (u < u0 + w) & (v > v0) & (v < v0 + h)
@@ -168,8 +170,8 @@ def _add_furniture(hits, rng, origin, rays, room, wall):
         size = rng.uniform(0.25, 0.7, 3)
         place = np.array([rng.uniform(0.1, 0.9) * room[0], size[1] / 2, rng.uniform(0.4, 0.85) * room[2]])
         _box(hits, origin, rays, place, size, rng.uniform(0, np.pi), _patterned(rng), BOX)
-    for _ in range(rng.integers(1, 4)):
-        radius = rng.uniform(0.15, 0.4)
+    for _ in range(rng.integers(2, 5)):
+        radius = rng.uniform(0.2, 0.45)
         place = np.array([rng.uniform(0.1, 0.9) * room[0], radius, rng.uniform(0.4, 0.85) * room[2]])
         _ball(hits, origin, rays, place, radius, _patterned(rng), BALL)
 
@@ -209,8 +211,8 @@ def _plain(rng: np.random.Generator) -> Texture:
     colour, phase = rng.uniform(0.25, 0.9, 3), rng.uniform(0, 6, 4)
 
     def texture(u, v):
-        mottle = 0.06 * np.sin(9 * u + phase[0]) * np.sin(7 * v + phase[1])
-        mottle += 0.04 * np.sin(31 * u + phase[2]) * np.sin(37 * v + phase[3])
+        mottle = 0.03 * np.sin(9 * u + phase[0]) * np.sin(7 * v + phase[1])
+        mottle += 0.02 * np.sin(31 * u + phase[2]) * np.sin(37 * v + phase[3])
         return np.clip(colour + mottle[:, None], 0, 1)
 
     return texture
@@ -218,8 +220,8 @@ def _plain(rng: np.random.Generator) -> Texture:
 
 def _patterned(rng: np.random.Generator) -> Texture:
     """The common pool of posters, rugs, boxes and balls: stripes, checks, dots or waves in two colours."""
-    first, second = rng.uniform(0.02, 1.0, (2, 3))
-    kind, pitch, angle = rng.integers(4), rng.uniform(0.06, 0.2), rng.uniform(0, np.pi)
+    first, second = rng.uniform(0.0, 0.4, 3), rng.uniform(0.5, 1.0, 3)
+    kind, pitch, angle = rng.integers(4), rng.uniform(0.1, 0.3), rng.uniform(0, np.pi)
 
     def texture(u, v):
         x = (u * np.cos(angle) + v * np.sin(angle)) / pitch

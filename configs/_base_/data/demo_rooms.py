@@ -34,7 +34,7 @@ files = dict(
     data_root=data_root,
     modalities=['rgb', 'depth'])
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(**files, ann_file='train.txt', pipeline=train_pipeline))
