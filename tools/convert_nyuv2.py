@@ -9,6 +9,7 @@ mapping to 40 classes comes with Gupta et al.'s benchmark.
 from __future__ import annotations
 
 import argparse
+import sys
 
 from mmengine.utils import track_iter_progress
 
@@ -33,7 +34,10 @@ def main() -> None:
     except (ConversionError, FileNotFoundError) as error:
         raise launch.UsageError(str(error)) from error
     print(f"\n{report.frames} frames ({report.train} train, {report.test} test) in {args.out}; "
-          f"{report.written} written now, {report.invalid_share:.1%} of their depth without a reading")
+          f"{report.written} written now; {report.invalid_share:.1%} of the depth is without a reading, "
+          f"{report.class_pixels[0] / sum(report.class_pixels):.1%} of the label unlabelled")
+    if report.too_far:
+        print(f"{report.too_far} readings beyond 65.535 m stored as 0", file=sys.stderr)
 
 
 if __name__ == "__main__":

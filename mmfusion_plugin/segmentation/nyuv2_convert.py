@@ -2,14 +2,16 @@
 
 ``nyu_depth_v2_labeled.mat`` is HDF5 (MATLAB v7.3), whose axes come out reversed: ``images`` reads as
 (frames, 3, 640, 480), ``depths``/``rawDepths`` as (frames, 640, 480) metres, ``labels`` as (frames,
-640, 480) with 0 unlabelled and 1..894 an index into ``names``. One frame is held in memory at a time.
+640, 480) with 0 unlabelled and 1..894 an index into ``names``. One frame is held in memory at a time,
+beside HDF5's cache of at most ``CACHE`` bytes per array.
 """
 from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import cv2
@@ -22,6 +24,7 @@ CROPS = {"none": (0, 480, 0, 640), "standard": (45, 471, 41, 601)}  # the border
 FOLDERS = ("RGB", "Depth", "Label")
 CLASSES = 40
 MILLIMETRES = 65535
+CACHE = 64 << 20  # a compressed chunk may span many frames; HDF5's own 1 MiB would unpack it for each of them
 
 
 class ConversionError(ValueError):
@@ -44,15 +47,18 @@ class Options:
 
 @dataclass
 class Report:
-    """What was written. ``invalid_share``: depth pixels without a reading; ``class_pixels``: pixels of
-    unlabelled and of each class 1..40, both over the frames written in this call."""
+    """What the folder holds. ``invalid_share``: depth pixels without a reading; ``class_pixels``: pixels
+    of unlabelled and of each class 1..40, both over all frames. ``written``: frames written in this call,
+    the others were there already; ``too_far``: readings beyond 65.535 m among the frames of this call, which
+    16 bits of millimetres cannot hold: stored as 0."""
 
     frames: int
     train: int
     test: int
-    written: int
-    invalid_share: float
-    class_pixels: list[int]
+    written: int = 0
+    too_far: int = 0
+    invalid_share: float = 0.0
+    class_pixels: list[int] = field(default_factory=list)
 
 
 def convert(mat: str | Path, splits: str | Path, mapping: str | Path, out: str | Path,
@@ -64,12 +70,12 @@ def convert(mat: str | Path, splits: str | Path, mapping: str | Path, out: str |
         splits: ``splits.mat`` (1-based ``trainNdxs``, ``testNdxs``).
         mapping: ``classMapping40.mat`` (``mapClass`` (1, 894) with values 1..40).
         out: folder for RGB/NNNN.png, Depth/NNNN.png (16-bit millimetres, 0 = no reading),
-            Label/NNNN.png (1..40, 0 unlabelled), train.txt, test.txt, report.json; NNNN is the 1-based
-            index in ``mat``.
+            Label/NNNN.png (1..40, 0 unlabelled), train.txt, test.txt, report.json, spec.json; NNNN is the
+            1-based index in ``mat``. Readings that are no number, not positive or beyond 65.535 m become 0.
         options: see :class:`Options`.
         progress: wraps the frames, for a progress bar.
 
-    Raises: ConversionError for wrong sources or a folder that holds another conversion;
+    Raises: ConversionError for wrong or damaged sources or a folder that holds another conversion;
         FileNotFoundError for absent ones.
     """
     import h5py
@@ -81,61 +87,95 @@ def convert(mat: str | Path, splits: str | Path, mapping: str | Path, out: str |
         raise FileNotFoundError(f"no such file: {mat}")
     if not h5py.is_hdf5(mat):
         raise ConversionError(f"{mat} is no HDF5 file; nyu_depth_v2_labeled.mat is 2.8 GB of MATLAB v7.3")
-    with h5py.File(mat, "r") as source:
+    try:
+        source = h5py.File(mat, "r", rdcc_nbytes=CACHE, rdcc_nslots=10007)
+    except OSError as error:
+        raise ConversionError(f"{mat} is damaged or not wholly downloaded: {error}") from error
+    with source:
         frames = _check_source(source, str(mat), options)
         _check_splits(train, test, frames, str(splits))
-        _claim(out, dict(frames=frames, splits=[len(train), len(test)], **asdict(options)))
-        report = Report(frames, len(train), len(test), 0, 0.0, [0] * (CLASSES + 1))
-        invalid = pixels = 0
-        for index in progress(range(frames)):
-            paths = {folder: out / folder / f"{index + 1:04d}.png" for folder in FOLDERS}
-            if all(_readable(path) for path in paths.values()):
-                continue
-            rgb, depth, label = _frame(source, index, to40, options)
-            for folder, image in (("RGB", rgb[..., ::-1]), ("Depth", depth), ("Label", label)):
-                _write(paths[folder], image)
-            report.written += 1
-            invalid += int((depth == 0).sum())
-            pixels += depth.size
-            report.class_pixels = (report.class_pixels + np.bincount(label.ravel(), minlength=CLASSES + 1)).tolist()
-    report.invalid_share = invalid / pixels if pixels else 0.0
+        spec = dict(source_bytes=Path(mat).stat().st_size, frames=frames, train=len(train), test=len(test),
+                    splits_crc32=_checksum(train, test), mapping_crc32=_checksum(to40.tolist()), **asdict(options))
+        _claim(out, spec)
+        report = Report(frames, len(train), len(test))
+        _write_frames(source, str(mat), to40, options, out, progress, report)
     _verify(out, frames)
     for name, indices in (("train.txt", train), ("test.txt", test)):
         _replace(out / name, "".join(f"RGB/{i:04d}.png\n" for i in indices).encode())
-    if report.written:
+    if report.written or not (out / "report.json").is_file():
         _replace(out / "report.json", json.dumps(asdict(report), indent=1).encode())
     return report
 
 
-def _frame(source, index: int, to40: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(H, W, 3) RGB uint8, (H, W) uint16 millimetres, (H, W) uint8 label of one frame."""
+def _write_frames(source, name: str, to40: np.ndarray, options: Options, out: Path,
+                  progress: Callable[[Iterable], Iterable], report: Report) -> None:
+    """Write every frame that is not there yet; fill in the report's counts."""
+    top, bottom, left, right = CROPS[options.crop]
+    size = (bottom - top, right - left)
+    invalid = 0
+    class_pixels = np.zeros(CLASSES + 1, np.int64)
+    # opened once: HDF5 drops an array's cache when it is closed
+    arrays = [source[key] for key in ("images", DEPTHS[options.depth], "labels")]
+    for index in progress(range(report.frames)):
+        paths = [out / folder / f"{index + 1:04d}.png" for folder in FOLDERS]
+        stored = _read_frame(paths, size)
+        if stored is None:
+            try:
+                rgb, depth, label, far = _frame(arrays, index, to40, options)
+            except OSError as error:
+                raise ConversionError(f"{name}: frame {index + 1} is damaged, download it again: {error}") from error
+            for path, image in zip(paths, (rgb[..., ::-1], depth, label)):
+                _write(path, image)
+            report.written += 1
+            report.too_far += far
+        else:
+            depth, label = stored
+        invalid += int((depth == 0).sum())
+        class_pixels += np.bincount(label.ravel(), minlength=CLASSES + 1)
+    report.invalid_share = invalid / (report.frames * size[0] * size[1])
+    report.class_pixels = class_pixels.tolist()
+
+
+def _frame(arrays, index: int, to40: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """(H, W, 3) RGB uint8, (H, W) uint16 millimetres, (H, W) uint8 label of one frame; readings too far."""
     top, bottom, left, right = CROPS[options.crop]
     window = np.s_[top:bottom, left:right]
-    rgb = source["images"][index].transpose(2, 1, 0)[window]
-    metres = source[DEPTHS[options.depth]][index].T[window]
-    stored = source["labels"][index].T[window]
+    images, depths, labels = arrays
+    rgb = images[index].transpose(2, 1, 0)[window]
+    metres = depths[index].T[window]
+    stored = labels[index].T[window]
     if int(stored.max()) >= len(to40):
         raise ConversionError(
             f"frame {index + 1} holds label {int(stored.max())}, classMapping40.mat maps 1..{len(to40) - 1}"
         )
-    millimetres = np.round(np.where(np.isfinite(metres), metres, 0).astype(np.float64) * 1000)
-    depth = np.where((millimetres > 0) & (millimetres <= MILLIMETRES), millimetres, 0).astype(np.uint16)
-    return rgb, depth, to40[stored]
+    metres = np.where(np.isfinite(metres) & (metres > 0), metres, 0).astype(np.float64)
+    millimetres = np.round(metres * 1000)
+    far = millimetres > MILLIMETRES
+    if far.any() and far.sum() == (metres > 0).sum():
+        raise ConversionError(
+            f"frame {index + 1}: every reading of {DEPTHS[options.depth]} is beyond 65.535 m (median "
+            f"{np.median(metres[far]):g}); expected metres"
+        )
+    return rgb, np.where(far, 0, millimetres).astype(np.uint16), to40[stored], int(far.sum())
 
 
 def _check_source(source, name: str, options: Options) -> int:
-    needed = {"images": (3, 640, 480), DEPTHS[options.depth]: (640, 480), "labels": (640, 480)}
-    lacking = sorted(set(needed) - set(source))
+    depths = DEPTHS[options.depth]
+    # MATLAB type classes: numpy kind u unsigned, f floating
+    needed = {"images": ((3, 640, 480), "u", 1), depths: ((640, 480), "f", None), "labels": ((640, 480), "u", None)}
+    lacking = sorted(key for key in needed if not hasattr(source.get(key), "shape"))
     if lacking:
-        raise ConversionError(f"{name} lacks {lacking}; it holds {sorted(source)[:20]}")
-    for key, shape in needed.items():
-        if source[key].shape[1:] != shape:
-            raise ConversionError(f"{name}: {key} has shape {source[key].shape}, expected (frames, *{shape})")
+        raise ConversionError(f"{name} lacks the arrays {lacking}; it holds {sorted(source)[:20]}")
+    for key, (shape, kind, bytes_each) in needed.items():
+        array = source[key]
+        if array.shape[1:] != shape:
+            raise ConversionError(f"{name}: {key} has shape {array.shape}, expected (frames, *{shape})")
+        if array.dtype.kind != kind or array.dtype.itemsize != (bytes_each or array.dtype.itemsize):
+            expected = {"images": "uint8", depths: "float metres", "labels": "unsigned integers"}[key]
+            raise ConversionError(f"{name}: {key} is {array.dtype}, expected {expected}")
     numbers = {key: source[key].shape[0] for key in needed}
-    if len(set(numbers.values())) > 1:
-        raise ConversionError(f"{name} holds different numbers of frames: {numbers}")
-    if source["images"].dtype != np.uint8:
-        raise ConversionError(f"{name}: images is {source['images'].dtype}, expected uint8")
+    if len(set(numbers.values())) > 1 or not numbers["images"]:
+        raise ConversionError(f"{name} holds no frames or different numbers of them: {numbers}")
     return numbers["images"]
 
 
@@ -180,10 +220,18 @@ def _check_splits(train: list[int], test: list[int], frames: int, name: str) -> 
 def _claim(out: Path, spec: dict) -> None:
     """Make ``out`` ours, or check that it is this very conversion, begun earlier."""
     path = out / "spec.json"
+    if out.exists() and not out.is_dir():
+        raise ConversionError(f"{out} is a file; --out names a folder")
     if path.is_file():
-        stored = json.loads(path.read_text())
+        try:
+            stored = json.loads(path.read_text())
+        except ValueError as error:
+            raise ConversionError(f"{path} is no JSON ({error}); choose another folder") from error
         if stored != spec:
-            raise ConversionError(f"{out} holds another conversion ({stored}), asked is {spec}; choose another folder")
+            other = sorted(key for key in {*spec, *stored} if stored.get(key) != spec.get(key)) \
+                if isinstance(stored, dict) else list(spec)
+            raise ConversionError(f"{out} holds another conversion, it differs in {other}: found {stored}, asked is "
+                                  f"{spec}; choose another folder")
     elif out.exists() and any(out.iterdir()):
         raise ConversionError(f"{out} is not empty and no conversion of ours; choose another folder")
     for folder in FOLDERS:
@@ -191,8 +239,21 @@ def _claim(out: Path, spec: dict) -> None:
     _replace(path, json.dumps(spec).encode())
 
 
-def _readable(path: Path) -> bool:
-    return path.is_file() and cv2.imread(str(path), cv2.IMREAD_UNCHANGED) is not None
+def _checksum(*numbers: list[int]) -> int:
+    return zlib.crc32(json.dumps(numbers).encode())
+
+
+def _read_frame(paths: list[Path], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Depth and label of a frame whose three files are whole, else None."""
+    images = []
+    for path, shape, dtype in zip(paths, ((*size, 3), size, size), (np.uint8, np.uint16, np.uint8)):
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+        if image is None or image.shape != shape or image.dtype != dtype:
+            return None
+        images.append(image)
+    if images[2].max() > CLASSES:
+        return None
+    return images[1], images[2]
 
 
 def _write(path: Path, image: np.ndarray) -> None:
