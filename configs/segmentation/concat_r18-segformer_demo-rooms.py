@@ -5,7 +5,7 @@ fusion alone. Plain concatenation: --cfg-options model.neck.norm=None model.neck
 Run: python tools/make_demo_rooms.py --out data/demo_rooms
      python tools/train.py configs/segmentation/concat_r18-segformer_demo-rooms.py
 Cost: 240 iterations at batch 4, a minute and a half on two cores.
-Expect: @@DEMO@@
+Expect: not run yet.
 """
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/data/demo_rooms.py', '../_base_/models/rgbd_r18_segformer.py',
