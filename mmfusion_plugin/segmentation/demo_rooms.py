@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ PALETTE = (
 )
 WALL, FLOOR, CABINET, POSTER, RUG, BOX, BALL = range(len(CLASSES))
 CEILING = -1  # stays unlabelled, so that the demo exercises the ignore label
-VERSION = 1
+VERSION = 2
 RANGE = (0.4, 8.0)  # metres that the simulated sensor can measure
 GRAZING = np.cos(np.deg2rad(80))
 
@@ -74,28 +75,39 @@ def generate(
         raise ValueError(f"need train >= 1, val >= 1 and a size of 16 or more, got {train}, {val}, {tuple(size)}")
     out = Path(out)
     spec = dict(train=train, val=val, size=list(size), seed=seed, version=VERSION, classes=list(CLASSES))
+    if out.is_file():
+        raise FileExistsError(f"{out} is a file; choose a folder")
     if out.exists() and any(out.iterdir()):
         stored = out / "spec.json"
         if stored.is_file() and json.loads(stored.read_text()) == spec:
             return out
         raise FileExistsError(f"{out} is not empty and holds another data set; choose another folder or remove it")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        _render_all(partial, spec)
+        if out.exists():
+            out.rmdir()
+        partial.chmod(0o755)  # mkdtemp's folders are private
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _render_all(partial: Path, spec: dict) -> None:
+    train, val, seed = spec["train"], spec["val"], spec["seed"]
     for folder in ("RGB", "Depth", "Label"):
         (partial / folder).mkdir(parents=True)
     names = [f"{i:04d}" for i in range(1, train + val + 1)]
     for i, name in enumerate(names):
-        frame = render(np.random.default_rng([seed, i]), size)
+        frame = render(np.random.default_rng([seed, i]), tuple(spec["size"]))
         for folder, image in (("RGB", frame.rgb[..., ::-1]), ("Depth", frame.depth), ("Label", frame.label)):
             if not cv2.imwrite(str(partial / folder / f"{name}.png"), image):
                 raise OSError(f"cannot write {partial / folder / name}.png")
     (partial / "train.txt").write_text("".join(f"RGB/{n}.png\n" for n in names[:train]))
     (partial / "val.txt").write_text("".join(f"RGB/{n}.png\n" for n in names[train:]))
     (partial / "spec.json").write_text(json.dumps(spec))
-    if out.exists():
-        out.rmdir()
-    os.replace(partial, out)
-    return out
 
 
 def render(rng: np.random.Generator, size: tuple[int, int] = (120, 160)) -> Frame:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mmfusion_plugin.segmentation import demo_rooms
 from mmfusion_plugin.segmentation.demo_rooms import (
     BALL,
     BOX,
@@ -93,13 +94,21 @@ def test_a_finished_folder_is_kept_and_another_is_never_overwritten(tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
 
 
-def test_an_interrupted_rendering_starts_anew(tmp_path):
-    partial = tmp_path / "a.partial" / "RGB"
-    partial.mkdir(parents=True)
-    (partial / "0001.png").write_bytes(b"half")
-    out = generate(tmp_path / "a", 2, 1, (32, 40))
-    assert cv2.imread(str(out / "RGB/0001.png")) is not None
-    assert not (tmp_path / "a.partial").exists()
+def test_an_interrupted_rendering_leaves_nothing_under_the_final_name(tmp_path, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(demo_rooms, "render", die)
+        generate(tmp_path / "a", 2, 1, (32, 40))
+    assert list(tmp_path.iterdir()) == []
+    assert cv2.imread(str(generate(tmp_path / "a", 2, 1, (32, 40)) / "RGB/0001.png")) is not None
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "a").write_text("x")
+    with pytest.raises(FileExistsError, match="is a file"):
+        generate(tmp_path / "a", 2, 1)
 
 
 def test_impossible_numbers():
