@@ -24,8 +24,12 @@ def main() -> None:
     parser.add_argument("--split", choices=["train", "val", "test"], default="train")
     parser.add_argument("--number", type=int, default=8, help="samples to draw (default: 8)")
     launch.add_common_arguments(parser)
-    cfg = launch.load_config(parser.parse_args())
     args = parser.parse_args()
+    cfg = launch.load_config(args)
+    if args.number < 1:
+        raise launch.UsageError(f"--number {args.number}: at least 1")
+    if f"{args.split}_dataloader" not in cfg:
+        raise launch.UsageError(f"--split {args.split}: the config has no {args.split}_dataloader")
     init_default_scope(cfg.get("default_scope", "mmseg"))
 
     from mmfusion_plugin.segmentation.visualize import draw_grid, label_panel, sensor_panels

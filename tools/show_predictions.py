@@ -26,6 +26,8 @@ def main() -> None:
                         help="withhold these modalities from every sample")
     launch.add_common_arguments(parser)
     args = parser.parse_args()
+    if args.number < 1:
+        raise launch.UsageError(f"--number {args.number}: at least 1")
     launch.existing(args.checkpoint, "checkpoint")
     cfg = launch.load_config(args)
     if args.missing:

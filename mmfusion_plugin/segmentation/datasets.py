@@ -1,9 +1,12 @@
 """Data sets of several registered sensors and one label per frame."""
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
@@ -12,6 +15,14 @@ from . import demo_rooms
 __all__ = ["CWFIDDataset", "DemoRoomsDataset", "MultimodalSegDataset", "NYUDepthV2Dataset"]
 
 LABEL = "seg_map_path"
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+# options of BaseSegDataset that have no effect here: the value that may stand, and what to use for others
+INSTEAD = dict(
+    img_suffix=(None, "dataset.suffixes"),
+    seg_map_suffix=(None, "dataset.suffixes"),
+    reduce_zero_label=(False, "dataset.label_offset=1"),
+    ignore_index=(255, "255"),
+)
 
 
 @DATASETS.register_module()
@@ -20,17 +31,19 @@ class MultimodalSegDataset(BaseSegDataset):
 
     Args:
         modalities: names to load.
-        ann_file: list of frames; a line is a name (``12``) or a path (``RGB/12.jpg``), of which the
-            stem counts.
+        ann_file: list of frames; a line is a name (``12``) or paths (``RGB/12.jpg Label/12.png``), of
+            which the first one's stem counts.
         data_prefix: folder of each modality and of the label (``seg_map_path``), under ``data_root``.
-        suffixes: file ending by modality and for the label; a list tries one after the other.
+            Without a label folder the data set has no labels, which only ``test_mode`` allows.
+        suffixes: file ending by modality and for the label; of a list the first that exists.
         label_offset: 1 if labels are stored 1..K with 0 unlabelled, 0 if 0..K-1 with 255 ignored.
         allow_missing: modalities whose file may be absent: the sample is then marked as lacking them.
         check_files: look for every file when the data set is built.
         kwargs: as in BaseSegDataset.
 
     Raises: FileNotFoundError for the list or for frames' files; ValueError for an empty list, doubled
-        frames, unknown names, or a frame without any sensor.
+        frames, unknown names, options of BaseSegDataset without a meaning here, no classes, or a frame
+        without any sensor.
     """
 
     def __init__(
@@ -44,8 +57,15 @@ class MultimodalSegDataset(BaseSegDataset):
         check_files: bool = True,
         **kwargs,
     ) -> None:
+        for key, (harmless, instead) in INSTEAD.items():
+            if key in kwargs and kwargs[key] != harmless:
+                raise ValueError(f"dataset.{key}={kwargs[key]!r} has no effect here; use {instead}")
+        for key, names in (("modalities", modalities), ("allow_missing", allow_missing)):
+            if isinstance(names, str):
+                raise ValueError(f"dataset.{key} must be a list such as [{names!r}], got {names!r}")
+        labelled = LABEL in data_prefix or not kwargs.get("test_mode", False)
         for key, names in (("data_prefix", data_prefix), ("suffixes", suffixes)):
-            lacking = sorted({*modalities, LABEL} - set(names))
+            lacking = sorted({*modalities, *([LABEL] if labelled else [])} - set(names))
             if lacking:
                 raise ValueError(f"dataset.{key} has no entry for {lacking}; it names {sorted(names)}")
         unknown = sorted(set(allow_missing) - set(modalities))
@@ -54,6 +74,7 @@ class MultimodalSegDataset(BaseSegDataset):
         if label_offset not in (0, 1):
             raise ValueError(f"dataset.label_offset must be 0 or 1, got {label_offset}")
         self.modalities = list(modalities)
+        self.labelled = labelled
         self.suffixes = {k: [v] if isinstance(v, str) else list(v) for k, v in suffixes.items()}
         self.label_offset = label_offset
         self.allow_missing = set(allow_missing)
@@ -61,6 +82,8 @@ class MultimodalSegDataset(BaseSegDataset):
         super().__init__(ann_file=ann_file, data_prefix=dict(data_prefix), **kwargs)
 
     def load_data_list(self) -> list[dict]:
+        if not self.metainfo.get("classes"):
+            raise ValueError("dataset.metainfo=dict(classes=[...], palette=[...]) has to name the classes")
         frames = [self._frame(stem) for stem in self._stems()]
         if self.check_files:
             self._check(frames)
@@ -72,13 +95,21 @@ class MultimodalSegDataset(BaseSegDataset):
             raise FileNotFoundError(
                 f"{path}: no such list of frames; set dataset.data_root (now {self.data_root!r}) and ann_file"
             )
-        stems = [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        stems = [self._stem(line.split()[0]) for line in lines if line.strip()]
         if not stems:
             raise ValueError(f"{path} lists no frame")
-        doubled = sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
+        doubled = [stem for stem, number in Counter(stems).items() if number > 1]
         if doubled:
             raise ValueError(f"{path} lists {len(doubled)} frames more than once, first {doubled[:3]}")
         return stems
+
+    def _stem(self, entry: str) -> str:
+        """Path.stem would also shorten a plain name with a dot in it."""
+        name = Path(entry).name
+        endings = sorted({*IMAGES, *(e for candidates in self.suffixes.values() for e in candidates)}, key=len)
+        ending = next((e for e in reversed(endings) if e and name.endswith(e) and name != e), "")
+        return name.removesuffix(ending)
 
     def _frame(self, stem: str) -> dict:
         paths: dict[str, str | None] = {m: self._find(m, stem) for m in self.modalities}
@@ -92,9 +123,10 @@ class MultimodalSegDataset(BaseSegDataset):
             # visualisers of mmsegmentation open this one
             img_path=there[0],
             modality_paths=paths,
-            seg_map_path=self._find(LABEL, stem),
+            seg_map_path=self._find(LABEL, stem) if self.labelled else None,
             label_offset=self.label_offset,
-            num_classes=len(self.metainfo["classes"]),
+            # as stored, of which metainfo.classes may have chosen some
+            num_classes=len(self.label_map or self.metainfo["classes"]),
             label_map=self.label_map,
             reduce_zero_label=False,
             seg_fields=[],
@@ -106,17 +138,29 @@ class MultimodalSegDataset(BaseSegDataset):
 
     def _check(self, frames: Sequence[dict]) -> None:
         absent = [
-            path
+            (what, path)
             for frame in frames
-            for path in (*frame["modality_paths"].values(), frame[LABEL])
+            for what, path in (*frame["modality_paths"].items(), (LABEL, frame[LABEL]))
             if path is not None and not Path(path).is_file()
         ]
         if absent:
+            numbers = Counter(what for what, _ in absent)
+            sensors = sorted(self.allow_missing | set(numbers) - {LABEL})
+            rescue = f"; or, if frames may lack a sensor, set dataset.allow_missing={sensors}"
             raise FileNotFoundError(
-                f"{len(absent)} files that {self.ann_file} asks for do not exist, first {absent[:3]}; check "
-                "dataset.data_prefix and suffixes, or name a sensor that may be absent in "
-                f"dataset.allow_missing (now {sorted(self.allow_missing)})"
+                f"{len(absent)} files that {self.ann_file} asks for do not exist ({dict(numbers)}), first "
+                f"{[path for _, path in absent[:3]]}; check dataset.data_root, data_prefix and suffixes"
+                + (rescue if set(numbers) - {LABEL} else "")
             )
+        # A wrong folder would otherwise look like a sensor that is always absent.
+        for m in sorted(self.allow_missing):
+            number = sum(frame["modality_paths"][m] is None for frame in frames)
+            if number:
+                print_log(
+                    f"{m!r} is absent in {number} of the {len(frames)} frames of {self.ann_file} "
+                    f"(looked in {self.data_prefix[m]}; allowed by dataset.allow_missing)",
+                    logger="current", level=logging.WARNING,
+                )
 
 
 @DATASETS.register_module()
@@ -128,6 +172,7 @@ class NYUDepthV2Dataset(MultimodalSegDataset):
     Source: Silberman et al., ECCV 2012; class names from ``classMapping40.mat``.
     """
 
+    # colours as far apart as 40 can be, also for deuteranopes; the calm ones go to the large classes
     METAINFO = dict(
         classes=(
             "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf",
@@ -137,14 +182,14 @@ class NYUDepthV2Dataset(MultimodalSegDataset):
             "bathtub", "bag", "otherstructure", "otherfurniture", "otherprop",
         ),
         palette=[
-            [174, 199, 232], [152, 223, 138], [31, 119, 180], [255, 187, 120], [188, 189, 34],
-            [140, 86, 75], [255, 152, 150], [214, 39, 40], [197, 176, 213], [148, 103, 189],
-            [196, 156, 148], [23, 190, 207], [178, 76, 76], [247, 182, 210], [66, 188, 102],
-            [219, 219, 141], [140, 57, 197], [202, 185, 52], [51, 176, 203], [200, 54, 131],
-            [92, 193, 61], [78, 71, 183], [172, 114, 82], [255, 127, 14], [91, 163, 138],
-            [153, 98, 156], [140, 153, 101], [158, 218, 229], [100, 125, 154], [178, 127, 135],
-            [120, 185, 128], [146, 111, 194], [44, 160, 44], [112, 128, 144], [96, 207, 209],
-            [227, 119, 194], [213, 92, 176], [94, 106, 211], [82, 84, 163], [100, 85, 144],
+            [94, 133, 133], [172, 198, 237], [159, 237, 237], [146, 172, 120], [237, 159, 185],
+            [16, 172, 172], [133, 237, 185], [185, 94, 68], [185, 146, 81], [224, 237, 133],
+            [172, 120, 198], [16, 120, 237], [237, 198, 94], [94, 81, 107], [133, 94, 211],
+            [237, 120, 16], [107, 198, 55], [16, 68, 42], [237, 42, 133], [81, 55, 16],
+            [16, 237, 133], [94, 133, 16], [120, 55, 55], [94, 29, 68], [237, 237, 16],
+            [16, 107, 172], [159, 55, 94], [237, 55, 237], [237, 16, 16], [146, 16, 16],
+            [16, 237, 16], [172, 16, 146], [94, 16, 107], [68, 42, 185], [16, 55, 146],
+            [133, 42, 237], [16, 16, 237], [55, 198, 237], [16, 133, 68], [237, 237, 185],
         ],
     )
 

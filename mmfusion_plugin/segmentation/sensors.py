@@ -7,10 +7,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 __all__ = ["DepthFormatError", "Sensor", "SensorReadError", "read_label"]
 
 KINDS = ("color", "gray", "image", "depth")
+# A sensor registered to the others is so as stored: turning one file by its EXIF tag would undo that.
+STORED = cv2.IMREAD_IGNORE_ORIENTATION
+FLAGS = {"color": cv2.IMREAD_COLOR | STORED, "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | STORED}
 MUCH = 0.5  # share of the readings outside the plausible range that points to a wrong unit
 
 
@@ -28,19 +32,23 @@ class Sensor:
 
     Args:
         name: the modality.
-        kind: ``color`` (8-bit, three channels, kept in BGR), ``gray`` (one channel, 8 or 16 bit),
-            ``image`` (as stored: HHA and the like) or ``depth`` (one channel, metres).
-        dtype: number format of a depth file.
-        scale, offset: metres = stored x scale + offset. 16-bit millimetres: 0.001.
-        invalid: stored value that means "no reading"; None if there is none.
-        valid_range: metres; readings outside become invalid.
+        kind: ``color`` (8-bit, three channels, kept in BGR), ``gray`` (one channel, 8 or 16 bit; a
+            colour file is turned into its luminance), ``image`` (as stored: HHA and the like) or
+            ``depth`` (one channel, metres).
+        dtype: number format of the file. Depth: uint16 unless named; images: any unless named.
+        channels: of an ``image``: a missing one has to be filled with as many.
+        scale, offset: of depth: metres = stored x scale + offset. 16-bit millimetres: 0.001. Images
+            keep their counts, so that mean and std of the preprocessor are in counts too.
+        invalid: depth: stored value that means "no reading"; None if there is none.
+        valid_range: depth: metres; readings outside become invalid.
 
     Raises: ValueError for an unknown kind or impossible numbers.
     """
 
     name: str
     kind: str = "color"
-    dtype: str = "uint16"
+    dtype: str | None = None
+    channels: int | None = None
     scale: float = 0.001
     offset: float = 0.0
     invalid: float | None = 0
@@ -50,6 +58,21 @@ class Sensor:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"sensors.{self.name}.kind must be one of {list(KINDS)}, got {self.kind!r}")
+        if self.dtype is None and self.kind == "depth":
+            self.dtype = "uint16"
+        if self.dtype is not None:
+            try:
+                np.dtype(self.dtype)
+            except TypeError as error:
+                raise ValueError(
+                    f"sensors.{self.name}.dtype must name a number format such as 'uint16', got {self.dtype!r}"
+                ) from error
+        fixed = {"color": 3, "gray": 1, "depth": 1}.get(self.kind, self.channels or 3)
+        if self.channels not in (None, fixed) or fixed < 1:
+            raise ValueError(
+                f"sensors.{self.name}.channels is {self.channels}, kind={self.kind!r} has {fixed}; leave it out"
+            )
+        self.channels = fixed
         low, high = self.valid_range
         if not (self.scale > 0 and 0 <= low < high):
             raise ValueError(
@@ -63,25 +86,39 @@ class Sensor:
         return self.kind == "depth"
 
     def read(self, source: str | Path | np.ndarray) -> np.ndarray:
-        """(H, W, C) for image kinds, uint8 or float32; (H, W) float32 metres, 0 = invalid, for depth.
+        """(H, W, C) for image kinds, uint8 or float32 counts; (H, W) float32 metres, 0 = invalid, for depth.
 
-        An array is taken as if it had been read from a file; a float depth array as metres.
+        An array is taken as if it had been read from a file, but a float depth array as metres, unless
+        ``dtype`` says that the sensor stores floats.
         Raises: SensorReadError, DepthFormatError.
         """
         where = "the given array" if isinstance(source, np.ndarray) else str(source)
         if isinstance(source, np.ndarray):
             raw = source
         else:
-            flag = {"color": cv2.IMREAD_COLOR, "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH}
-            raw = _decode(source, flag.get(self.kind, cv2.IMREAD_UNCHANGED), f"modality {self.name!r}")
+            raw = _decode(source, FLAGS.get(self.kind, cv2.IMREAD_UNCHANGED), f"modality {self.name!r}")
         if self.kind == "depth":
-            return self._metres(raw, where)
+            return self._metres(raw, where, in_metres=isinstance(source, np.ndarray))
+        return self._image(raw, where)
+
+    def _image(self, raw: np.ndarray, where: str) -> np.ndarray:
         image = raw[:, :, None] if raw.ndim == 2 else raw
-        if self.kind == "color" and image.shape[2] != 3:
-            raise SensorReadError(f"{where}: {image.shape[2]} channels, sensors.{self.name}.kind='color' has 3")
+        if image.ndim != 3 or image.shape[2] != self.channels:
+            found = f"{image.shape[2]} channels" if image.ndim == 3 else f"shape {raw.shape}"
+            change = "channels" if self.kind == "image" else "kind"
+            raise SensorReadError(
+                f"{where}: {found}, sensors.{self.name} with kind={self.kind!r} has {self.channels}; "
+                f"change sensors.{self.name}.{change}"
+            )
+        wanted = "uint8" if self.kind == "color" else self.dtype
+        if wanted is not None and image.dtype != np.dtype(wanted):
+            raise SensorReadError(
+                f"{where} is {image.dtype}, sensors.{self.name} with kind={self.kind!r} and dtype={self.dtype!r} "
+                f"expects {wanted}"
+            )
         return image if image.dtype == np.uint8 else image.astype(np.float32)
 
-    def _metres(self, raw: np.ndarray, where: str) -> np.ndarray:
+    def _metres(self, raw: np.ndarray, where: str, in_metres: bool) -> np.ndarray:
         if raw.ndim == 3 and raw.shape[2] == 1:
             raw = raw[:, :, 0]
         if raw.ndim != 2:
@@ -89,7 +126,8 @@ class Sensor:
                 f"{where}: shape {raw.shape}, a depth image has one channel; for HHA and other encoded depth "
                 f"set sensors.{self.name}.kind='image'"
             )
-        if np.issubdtype(raw.dtype, np.floating):
+        floats = np.issubdtype(raw.dtype, np.floating)
+        if floats and in_metres and not np.issubdtype(np.dtype(self.dtype), np.floating):
             metres = raw.astype(np.float32)
             known = np.isfinite(metres) & (metres > 0)
         else:
@@ -98,7 +136,7 @@ class Sensor:
                     f"{where} is {raw.dtype}, sensors.{self.name}.dtype says {self.dtype}; set dtype and scale "
                     "(metres per count: 0.001 for 16-bit millimetres, 10/255 for 8 bit over 0-10 m)"
                 )
-            known = np.ones(raw.shape, bool) if self.invalid is None else raw != self.invalid
+            known = np.isfinite(raw) if self.invalid is None else np.isfinite(raw) & (raw != self.invalid)
             metres = raw.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
         low, high = self.valid_range
         inside = known & (metres >= low) & (metres <= high)
@@ -119,10 +157,18 @@ class Sensor:
 
 
 def read_label(path: str | Path) -> np.ndarray:
-    """(H, W) integer label as stored. Raises SensorReadError if unreadable or not one channel."""
+    """(H, W) integer label as stored; of a PNG with a palette the numbers, not the colours.
+
+    Raises: SensorReadError if unreadable or not one channel of whole numbers.
+    """
     label = _decode(path, cv2.IMREAD_UNCHANGED, "the label")
-    if label.ndim != 2:
-        raise SensorReadError(f"{path}: shape {label.shape}, a label has one channel of class numbers")
+    if label.ndim == 3:  # OpenCV turns a palette's numbers into colours, Pillow keeps them
+        with Image.open(path) as image:
+            label = np.array(image) if image.mode == "P" else label
+    if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
+        raise SensorReadError(
+            f"the label {path} is {label.dtype} of shape {label.shape}; a label has one channel of class numbers"
+        )
     return label
 
 

@@ -20,6 +20,10 @@ from .sensors import Sensor, read_label
 
 __all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities"]
 
+IGNORE = 255
+# what results[m] of a depth sensor must not overwrite
+TAKEN = {"img", "img_slices", "available", "modality_paths", "seg_fields", "gt_seg_map", "flip", "scale"}
+
 
 @TRANSFORMS.register_module()
 class LoadModalities(BaseTransform):
@@ -41,12 +45,16 @@ class LoadModalities(BaseTransform):
             raise ValueError(
                 f"LoadModalities.sensors names {sorted(sensors)}, modalities names {list(modalities)}"
             )
+        if isinstance(modalities, str) or len(set(modalities)) < len(modalities):
+            raise ValueError(f"LoadModalities.modalities must be a list of different names, got {modalities!r}")
+        if taken := sorted(TAKEN & set(modalities)):
+            raise ValueError(f"LoadModalities.modalities names {taken}, which mmsegmentation uses itself; rename them")
         self.modalities = list(modalities)
         self.sensors = {m: Sensor(name=m, **sensors[m]) for m in self.modalities}
 
     def transform(self, results: dict) -> dict:
         paths = results["modality_paths"]
-        if set(paths) < set(self.modalities):
+        if set(self.modalities) - set(paths):
             raise ValueError(
                 f"LoadModalities.modalities is {self.modalities}, the data set gives {sorted(paths)}; "
                 "make dataset.modalities agree"
@@ -59,7 +67,7 @@ class LoadModalities(BaseTransform):
                 results[m] = read.get(m, np.zeros(size, np.float32))
                 results["seg_fields"] = [*results.get("seg_fields", []), m]
                 continue
-            image = read[m] if m in read else np.zeros((*size, self._channels(m)), np.uint8)
+            image = read[m] if m in read else np.zeros((*size, self.sensors[m].channels), np.uint8)
             stacked.append(image)
             slices[m] = (start, start + image.shape[2])
             start += image.shape[2]
@@ -82,9 +90,6 @@ class LoadModalities(BaseTransform):
             raise ValueError(f"sensors differ in size: {told}; register them to one grid first")
         return next(iter(sizes.values()))
 
-    def _channels(self, m: str) -> int:
-        return 1 if self.sensors[m].kind == "gray" else 3
-
     def __repr__(self) -> str:
         return f"LoadModalities({list(self.sensors.values())})"
 
@@ -93,27 +98,38 @@ class LoadModalities(BaseTransform):
 class LoadSegLabel(BaseTransform):
     """Read the label of a sample into 0..K-1, with 255 for "ignore".
 
-    ``label_offset`` and ``num_classes`` come from the data set: offset 1 means stored 1..K with 0
-    unlabelled, offset 0 stored 0..K-1 with 255 ignored.
-    Raises: ValueError naming file, value and option if a label is outside that range, or if its
-        size is not the image's.
+    ``label_offset`` and ``num_classes`` (K, as stored) come from the data set: offset 1 means stored
+    1..K with 0 unlabelled, offset 0 stored 0..K-1 with 255 ignored. A ``label_map`` {stored: wanted},
+    which mmsegmentation makes where ``metainfo.classes`` chooses or reorders, comes after that.
+    Raises: ValueError naming file, value and option if a label is outside that range, if its size is
+        not the image's, or if the data set has no labels.
     """
 
     def transform(self, results: dict) -> dict:
         path = results["seg_map_path"]
+        if path is None:
+            raise ValueError(
+                f"{results.get('img_path')} has no label: dataset.data_prefix names no seg_map_path; name it or "
+                "take LoadSegLabel out of the pipeline"
+            )
         stored = read_label(path)
         if "ori_shape" in results and stored.shape != tuple(results["ori_shape"][:2]):
             raise ValueError(
                 f"label {path} is {stored.shape[0]}x{stored.shape[1]}, its image "
                 f"{results['ori_shape'][0]}x{results['ori_shape'][1]}"
             )
-        results["gt_seg_map"] = self._decode(stored, results["label_offset"], results["num_classes"], path)
+        label = self._decode(stored, results["label_offset"], results["num_classes"], path)
+        if results.get("label_map"):
+            table = np.full(256, IGNORE, np.uint8)
+            table[list(results["label_map"])] = list(results["label_map"].values())
+            label = table[label]
+        results["gt_seg_map"] = label
         results["seg_fields"] = [*results.get("seg_fields", []), "gt_seg_map"]
         return results
 
     @staticmethod
     def _decode(stored: np.ndarray, offset: int, classes: int, path: str) -> np.ndarray:
-        ignore = 0 if offset == 1 else 255
+        ignore = 0 if offset == 1 else IGNORE
         wrong = (stored != ignore) & ((stored < offset) | (stored >= classes + offset))
         if wrong.any():
             value = int(stored[wrong][0])
@@ -125,7 +141,7 @@ class LoadSegLabel(BaseTransform):
             )
         if offset == 0:
             return stored.astype(np.uint8)
-        return np.where(stored == 0, 255, stored.astype(np.int32) - 1).astype(np.uint8)
+        return np.where(stored == 0, IGNORE, stored.astype(np.int32) - 1).astype(np.uint8)
 
 
 @TRANSFORMS.register_module()
@@ -154,7 +170,9 @@ class ColorJitter(PhotoMetricDistortion):
         if not results["available"][self.modality]:
             return results
         whole = results["img"]
-        jittered = super().transform({"img": np.ascontiguousarray(whole[..., start:stop])})["img"]
+        # 8 bit also where a 16-bit neighbour made the stack float: OpenCV's HSV of floats has another range
+        colour = np.ascontiguousarray(whole[..., start:stop]).round().clip(0, 255).astype(np.uint8)
+        jittered = super().transform({"img": colour})["img"]
         results["img"] = np.concatenate(
             [whole[..., :start], jittered.astype(whole.dtype), whole[..., stop:]], axis=2
         )
@@ -168,6 +186,8 @@ class PackModalities(BaseTransform):
     Args:
         modalities: names to pack; may be fewer than were loaded (unimodal references).
         meta_keys: copied from ``results`` where present.
+
+    Raises: ValueError for a modality that was not loaded, or one that a transform left behind.
     """
 
     META_KEYS = (
@@ -181,14 +201,17 @@ class PackModalities(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         image = results["img"]
-        image = image[..., None] if image.ndim == 2 else image
+        image = image[..., None] if image.ndim == 2 else image  # OpenCV drops an axis of length 1
+        self._check_sizes(image.shape[:2], results)
         inputs = {}
         for m in self.modalities:
             if m in results["img_slices"]:
                 start, stop = results["img_slices"][m]
                 inputs[m] = torch.from_numpy(np.ascontiguousarray(image[..., start:stop].transpose(2, 0, 1)))
             elif m in results:
-                inputs[m] = torch.from_numpy(np.ascontiguousarray(results[m])[None])
+                # rotation and cut-out fill what they uncover in seg_fields with "ignore": no reading
+                metres = np.where(results[m] == IGNORE, 0, results[m]).astype(np.float32)
+                inputs[m] = torch.from_numpy(metres[None])
             else:
                 raise ValueError(f"PackModalities.modalities names {m!r}, which LoadModalities did not load")
         sample = SegDataSample()
@@ -197,6 +220,16 @@ class PackModalities(BaseTransform):
             sample.gt_sem_seg = PixelData(data=label)
         sample.set_metainfo({key: results[key] for key in self.meta_keys if key in results})
         return {"inputs": inputs, "data_samples": sample}
+
+    def _check_sizes(self, size: tuple[int, int], results: dict) -> None:
+        for m in self.modalities:
+            if m in results and m not in results["img_slices"] and results[m].shape[:2] != size:
+                raise ValueError(
+                    f"{m!r} is {results[m].shape[0]}x{results[m].shape[1]}, the image {size[0]}x{size[1]}: a "
+                    "transform before PackModalities (Pad, RandomMosaic, Albu and the like, or mmcv's own "
+                    "instead of mmseg's) does not move what results['seg_fields'] names; take another, or pad "
+                    "with data_preprocessor.size"
+                )
 
 
 def _short(source) -> str:

@@ -5,18 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor, nn
 
 __all__ = ["Panel", "draw_grid", "error_panel", "label_panel", "sensor_panels"]
 
 IGNORE = 255
-UNKNOWN = (0.55, 0.55, 0.55)
+CELL, GAP, HEAD = 3, 0.12, 0.5  # inches: width of a picture, between pictures, for name and caption
 RIGHT, WRONG = (225, 225, 225), (213, 94, 0)
 
 
@@ -34,14 +32,16 @@ def sensor_panels(preprocessor: nn.Module, stacked: Tensor, available: Mapping[s
     Hatched grey is what the model is told nothing about: padding, invalid readings, missing sensors.
     """
     panels, start = [], 0
+    padded = (stacked == 0).all(0).cpu().numpy()
     for m in preprocessor.modalities:
         mean, std = (getattr(preprocessor, f"{k}_{m}").cpu() for k in ("mean", "std"))
         part = stacked[start : start + len(mean)].cpu()
         start += len(mean)
-        known = (part != 0).any(0).numpy()
+        # zero is also the mean of a sensor: it means "unknown" where that sensor can have no reading
+        known = (part != 0).any(0).numpy() if m in preprocessor.invalid else ~padded
         value = (part * std + mean).numpy().transpose(1, 2, 0)
         if available is not None and not available.get(m, True):
-            panels.append(Panel(_hatch(np.zeros((*known.shape, 3), np.uint8), ~known), f"{m}: missing"))
+            panels.append(Panel(_hatch(np.zeros((*known.shape, 3), np.uint8), np.ones_like(known)), f"{m}: missing"))
         elif m in preprocessor.invalid and value.shape[2] == 1:
             panels.append(_metric_panel(m, value[..., 0], known))
         else:
@@ -71,40 +71,45 @@ def error_panel(label: np.ndarray, prediction: np.ndarray) -> Panel:
 def draw_grid(rows: Sequence[Sequence[Panel]], names: Sequence[str], out: str | Path,
               classes: Sequence[str] = (), palette: Sequence[Sequence[int]] = (),
               present: Sequence[int] | None = None, title: str = "") -> Path:
-    """Write rows of panels with a legend of the classes that are ``present`` to a PNG."""
+    """Write rows of panels, each under its name, and a legend of the classes ``present`` to a PNG."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     columns = max(len(row) for row in rows)
-    height, width = rows[0][0].image.shape[:2]
-    cell = 3.0
     shown = range(len(classes)) if present is None else [c for c in present if c < len(classes)]
-    legend = 0.3 * -(-len(list(shown)) // (2 * columns)) + 0.2 if classes else 0.0
-    figure_height = len(rows) * (cell * height / width + 0.45) + legend + (0.4 if title else 0)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(cell * columns, figure_height), squeeze=False)
-    for row, name, line in zip(rows, names, axes):
-        for axis in line:
+    per_line = max(2, (columns * CELL * 2) // 3)  # a class name needs an inch and a half
+    # inches, from the top: title, rows (name, caption, picture), legend
+    top = 0.4 if title else 0.1
+    heights = [CELL * max(p.image.shape[0] / p.image.shape[1] for p in row) for row in rows]
+    legend = 0.25 * -(-(len(shown) + 1) // per_line) + 0.25 if classes else 0.1
+    width, height = columns * (CELL + GAP) + GAP, top + sum(heights) + HEAD * len(rows) + legend
+    figure = Figure(figsize=(width, height))  # pyplot would choose a window for the whole process
+    y = height - top
+    for row, name, tall in zip(rows, names, heights):
+        figure.text(GAP / width, (y - 0.16) / height, name, fontsize=8, fontweight="bold", va="center")
+        y -= HEAD + tall
+        for i, panel in enumerate(row):
+            x = GAP + i * (CELL + GAP)
+            axis = figure.add_axes((x / width, y / height, CELL / width, tall / height))
             axis.axis("off")
-        for panel, axis in zip(row, line):
             axis.imshow(panel.image, interpolation="nearest")
-            axis.set_title(panel.caption, fontsize=8)
-        line[0].text(0, 1.16, name, transform=line[0].transAxes, fontsize=8, fontweight="bold")
+            axis.set_title(panel.caption, fontsize=8, pad=3)
     if classes:
-        patches = [Patch(color=np.array(palette[c]) / 255, label=classes[c]) for c in shown]
-        patches.append(Patch(facecolor=UNKNOWN, hatch="////", label="ignored / unknown"))
-        figure.legend(handles=patches, loc="lower center", ncol=2 * columns, fontsize=8, frameon=False)
+        patches = [Patch(facecolor=np.array(palette[c]) / 255, edgecolor="black", linewidth=0.5, label=classes[c])
+                   for c in shown]
+        patches.append(Patch(facecolor="0.7", edgecolor="0.5", hatch="/////", linewidth=0, label="ignored / unknown"))
+        figure.legend(handles=patches, loc="lower center", ncol=per_line, fontsize=8, frameon=False)
     if title:
-        figure.suptitle(title, fontsize=10)
-    figure.tight_layout(rect=(0, legend / figure_height, 1, 1))
+        figure.suptitle(title, fontsize=10, y=1 - 0.12 / height, va="top")
     figure.savefig(out, dpi=100)
-    plt.close(figure)
     return out
 
 
 def _metric_panel(m: str, metres: np.ndarray, known: np.ndarray) -> Panel:
     low, high = np.percentile(metres[known], (1, 99)) if known.any() else (0.0, 1.0)
     scaled = np.clip((metres - low) / max(high - low, 1e-6), 0, 1)
-    image = (plt.get_cmap("viridis")(scaled)[..., :3] * 255).astype(np.uint8)
-    return Panel(_hatch(image, ~known), f"{m} {low:.2f} to {high:.2f} m, {1 - known.mean():.0%} invalid")
+    image = (colormaps["viridis"](scaled)[..., :3] * 255).astype(np.uint8)
+    caption = f"{m} {low:.2f} m (dark) to {high:.2f} m (bright), {1 - known.mean():.0%} unknown"
+    return Panel(_hatch(image, ~known), caption)
 
 
 def _hatch(image: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -117,4 +122,4 @@ def _hatch(image: np.ndarray, where: np.ndarray) -> np.ndarray:
 def _span(value: np.ndarray, known: np.ndarray) -> str:
     if not known.any():
         return "(nothing known)"
-    return f"{value[known].min():.0f} to {value[known].max():.0f}"
+    return f"{value[known].min().round():.0f} to {value[known].max().round():.0f}".replace("-0 ", "0 ")

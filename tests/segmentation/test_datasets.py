@@ -104,3 +104,104 @@ def test_demo_classes_match_their_renderer():
     from mmfusion_plugin.segmentation import demo_rooms
 
     assert DemoRoomsDataset.METAINFO["classes"] == demo_rooms.CLASSES
+
+
+def test_chosen_and_reordered_classes_reach_the_label(frames):
+    """mmsegmentation's metainfo.classes: the numbers have to follow the names."""
+    import cv2
+    import numpy as np
+
+    from mmfusion_plugin.segmentation.datasets import MultimodalSegDataset
+
+    @DATASETS.register_module(force=True)
+    class ThreeClasses(MultimodalSegDataset):
+        METAINFO = dict(classes=("one", "two", "three"), palette=[[0, 0, 0], [99, 0, 0], [0, 99, 0]])
+
+    dataset = build(frames, type="ThreeClasses", metainfo=dict(classes=("three", "one")))
+    stored = cv2.imread(str(frames / "Label" / "1.png"), -1)
+    label = dataset[0]["data_samples"].gt_sem_seg.data[0].numpy()
+    for value, wanted in {0: 255, 1: 1, 2: 255, 3: 0}.items():
+        assert (stored == value).any()
+        assert np.array_equal(label == wanted, np.isin(stored, [0, 2] if wanted == 255 else [value]))
+
+
+@pytest.mark.parametrize(
+    ("line", "suffix"), [("room.2", ".png"), ("RGB/room.2.png", ".png"), ("room.2_rgb.png", "_rgb.png")]
+)
+def test_names_with_dots_and_endings_beyond_the_file_type(frames, line, suffix):
+    for folder, ending in (("RGB", suffix), ("Depth", ".png"), ("Label", ".png")):
+        (frames / folder / "2.png").rename(frames / folder / f"room.2{ending}")
+    (frames / "train.txt").write_text(line)
+    suffixes = dict(rgb=suffix, depth=".png", seg_map_path=".png")
+    assert build(frames, suffixes=suffixes).get_data_info(0)["modality_paths"] == {
+        "rgb": f"{frames}/RGB/room.2{suffix}", "depth": f"{frames}/Depth/room.2.png"}
+
+
+def test_frames_without_labels_are_for_testing_only(frames):
+    prefix = dict(rgb="RGB", depth="Depth")
+    with pytest.raises(ValueError, match=r"dataset\.data_prefix has no entry for \['seg_map_path'\]"):
+        build(frames, data_prefix=prefix)
+    with pytest.raises(ValueError, match="LoadSegLabel out of the pipeline"):
+        build(frames, data_prefix=prefix, test_mode=True)[0]
+    dataset = DATASETS.build(dataset_cfg(frames, [LOAD[0], PACK], data_prefix=prefix, test_mode=True))
+    assert "gt_sem_seg" not in dataset[0]["data_samples"]
+
+
+def test_allow_missing_is_proposed_for_sensors_and_never_for_labels(frames):
+    (frames / "Label" / "2.png").unlink()
+    with pytest.raises(FileNotFoundError) as label:
+        build(frames)
+    assert "dataset.allow_missing" not in str(label.value)
+    (frames / "Depth" / "3.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"allow_missing=\['depth'\]"):
+        build(frames)
+
+
+def test_how_often_an_allowed_sensor_is_absent_is_told(frames, caplog):
+    import logging
+
+    from mmengine.logging import MMLogger
+
+    (frames / "Depth" / "3.png").unlink()
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level(logging.WARNING):
+            build(frames, allow_missing=["depth"])
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "'depth' is absent in 1 of the 4 frames" in caplog.text
+
+
+def test_files_are_looked_for_later_where_the_config_says_so(frames):
+    (frames / "Depth" / "1.png").unlink()
+    dataset = build(frames, check_files=False)
+    with pytest.raises(OSError, match=r"Depth/1\.png"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(reduce_zero_label=True), r"reduce_zero_label=True.*label_offset=1"),
+        (dict(img_suffix=".tif"), r"img_suffix='\.tif'.*dataset\.suffixes"),
+        (dict(ignore_index=0), r"ignore_index=0"),
+        (dict(allow_missing="depth"), r"allow_missing must be a list such as \['depth'\]"),
+        (dict(metainfo=None), r"metainfo=dict\(classes"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(frames, options, words):
+    with pytest.raises(ValueError, match=words):
+        build(frames, **options)
+
+
+def test_nyu_colours_can_be_told_apart():
+    import itertools
+
+    import cv2
+    import numpy as np
+
+    rgb = np.float32([NYUDepthV2Dataset.METAINFO["palette"]]) / 255
+    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[0]
+    # just noticeable side by side is 2.3; across a picture it takes several times that
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(lab, 2)) > 20

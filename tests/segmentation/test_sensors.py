@@ -87,3 +87,80 @@ def test_a_truncated_png_is_unreadable(tmp_path):
 def test_wrong_options_name_the_key(options):
     with pytest.raises(ValueError, match=r"sensors\.depth"):
         Sensor("depth", **options)
+
+
+def test_a_float_file_is_no_sixteen_bit_depth(tmp_path):
+    """Taken for metres, millimetres stored as floats would be dropped as out of range."""
+    path = png(tmp_path / "d.tiff", np.full((4, 4), 2500, np.float32))
+    with pytest.raises(DepthFormatError, match=r"float32, sensors\.depth\.dtype says uint16"):
+        Sensor("depth", "depth").read(path)
+    metres = Sensor("depth", "depth", dtype="float32", scale=0.001).read(path)
+    np.testing.assert_allclose(metres, 2.5)
+
+
+def test_float_depth_of_a_float_sensor_is_scaled_and_not_a_number_is_invalid():
+    metres = Sensor("depth", "depth", dtype="float32", scale=0.001).read(np.float32([[2500, np.nan, 0, np.inf]]))
+    np.testing.assert_allclose(metres, [[2.5, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("options", "array", "words"),
+    [
+        (dict(kind="gray"), np.zeros((4, 4, 3), np.uint8),
+         r"3 channels, sensors\.s with kind='gray' has 1.*sensors\.s\.kind"),
+        (dict(kind="color"), np.zeros((4, 4, 3), np.float32), "float32.*expects uint8"),
+        (dict(kind="color"), np.zeros((4, 4), np.uint8), "1 channels"),
+        (dict(kind="gray", dtype="uint16"), np.zeros((4, 4), np.uint8), r"uint8, sensors\.s.*expects uint16"),
+        (dict(kind="image"), np.zeros((4, 4, 4), np.uint8), r"4 channels.*change sensors\.s\.channels"),
+    ],
+)
+def test_images_that_are_not_what_the_config_says(options, array, words):
+    with pytest.raises(SensorReadError, match=words):
+        Sensor("s", **options).read(array)
+
+
+@pytest.mark.parametrize("options", [dict(dtype="uint17"), dict(channels=3)])
+def test_impossible_formats_name_the_key(options):
+    with pytest.raises(ValueError, match=rf"sensors\.depth\.{next(iter(options))}"):
+        Sensor("depth", "depth", **options)
+
+
+def test_a_file_is_read_as_stored_whatever_its_exif_tag_says(tmp_path):
+    """Turning one of several registered sensors by its tag would undo the registration."""
+    from PIL import Image
+
+    picture = np.zeros((8, 16, 3), np.uint8)
+    picture[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(picture).save(tmp_path / "rgb.jpg", exif=exif, quality=95)
+    for kind in ("color", "gray"):
+        image = Sensor("rgb", kind).read(tmp_path / "rgb.jpg")
+        assert image[:, :6].min() > 200
+        assert image[:, 10:].max() < 50
+
+
+def test_a_label_with_a_palette_is_read_by_number(tmp_path):
+    from PIL import Image
+
+    numbers = np.array([[0, 1, 2], [40, 255, 7]], np.uint8)
+    image = Image.fromarray(numbers).convert("P")
+    image.putdata(numbers.ravel().tolist())
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+    image.save(tmp_path / "label.png")
+    assert np.array_equal(read_label(tmp_path / "label.png"), numbers)
+
+
+def test_a_label_in_colours_is_refused(tmp_path):
+    with pytest.raises(SensorReadError, match=r"label\.png.*one channel of class numbers"):
+        read_label(png(tmp_path / "label.png", np.full((4, 4, 3), 9, np.uint8)))
+
+
+def test_real_frames_hold_plausible_depth(shared_data):
+    sensor = Sensor("depth", "depth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for path in sorted((shared_data / "rgbd_frames").glob("*-depth.png")):
+            metres = sensor.read(path)
+            assert 0.4 < np.median(metres[metres > 0]) < 3
+            assert (metres == 0).any()

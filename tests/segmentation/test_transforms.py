@@ -200,3 +200,88 @@ def test_the_real_half_size_frames_are_plausible(shared_data):
 def test_write_frames_is_deterministic(tmp_path):
     one, two = write_frames(tmp_path / "a"), write_frames(tmp_path / "b")
     assert (one / "Depth/1.png").read_bytes() == (two / "Depth/1.png").read_bytes()
+
+
+def jitter(image, seed, available=True):
+    np.random.seed(seed)
+    step = TRANSFORMS.build(dict(type="ColorJitter", modality="rgb"))
+    return step(dict(img=image, img_slices=dict(rgb=(0, 3)), available=dict(rgb=available)))["img"]
+
+
+def test_colour_jitter_is_the_same_beside_a_16_bit_sensor(frames):
+    """Such a neighbour makes the stack float32, of which OpenCV's HSV expects 0..1."""
+    image = load(frames)["img"]
+    for seed in range(8):
+        floats = jitter(image.astype(np.float32), seed)
+        assert floats.dtype == np.float32
+        assert np.array_equal(floats, jitter(image, seed))
+
+
+def test_a_missing_colour_image_is_not_jittered():
+    assert not jitter(np.zeros((4, 4, 3), np.uint8), 0, available=False).any()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        dict(type="RandomRotate", prob=1.0, degree=30),
+        dict(type="RandomCutOut", prob=1.0, n_holes=3, cutout_shape=(8, 8), seg_fill_in=255),
+    ],
+)
+def test_what_a_transform_uncovers_is_no_reading(frames, step):
+    """Stock transforms fill seg_fields with 255, which is a label's "ignore" and 255 metres."""
+    before = set(np.unique(load(frames)["depth"]))
+    assert run([*LOAD, step], frames)["depth"].max() == 255
+    np.random.seed(0)
+    packed = run([*LOAD, step, PACK], frames)
+    depth, label = packed["inputs"]["depth"][0].numpy(), packed["data_samples"].gt_sem_seg.data[0].numpy()
+    assert set(np.unique(depth)) <= before
+    assert ((depth == 0) & (label == 255)).any()
+
+
+def test_a_transform_that_forgets_the_depth_is_named(frames):
+    with pytest.raises(ValueError, match=r"'depth' is 48x64, the image 96x96.*seg_fields.*data_preprocessor\.size"):
+        run([*LOAD, dict(type="Pad", size=(96, 96)), PACK], frames)
+
+
+def test_resize_to_a_multiple_moves_everything(frames):
+    import cv2
+
+    for folder in ("RGB", "Depth", "Label"):
+        image = cv2.imread(str(frames / folder / "1.png"), -1)
+        cv2.imwrite(str(frames / folder / "1.png"), image[:41, :59])
+    before = np.unique(load(frames)["depth"])
+    results = run([*LOAD, dict(type="ResizeToMultiple", size_divisor=32)], frames)
+    assert results["img"].shape[:2] == results["depth"].shape == results["gt_seg_map"].shape == (64, 64)
+    assert set(np.unique(results["depth"])) <= set(before)
+
+
+def test_time_augmentation_turns_every_sensor_and_leaves_the_label(frames):
+    steps = [LOAD[0], dict(type="TestTimeAug", transforms=[
+        [dict(type="Resize", scale_factor=r, keep_ratio=True) for r in (1.0, 0.5)],
+        [dict(type="RandomFlip", prob=p, direction="horizontal") for p in (0.0, 1.0)],
+        [LOAD[1]], [PACK]])]
+    packed = run(steps, coded(frames))
+    plain, flipped, small, _ = packed["inputs"]
+    for m in ("rgb", "depth"):
+        assert np.array_equal(plain[m].numpy()[..., ::-1], flipped[m].numpy())
+        assert small[m].shape[1:] == (24, 32)
+    assert set(small["depth"].unique().tolist()) <= set(plain["depth"].unique().tolist())
+    labels = [sample.gt_sem_seg.data for sample in packed["data_samples"]]
+    assert all(np.array_equal(label, labels[0]) for label in labels)
+
+
+def test_a_missing_encoded_image_has_its_own_channels(frames):
+    sensors = dict(depth=SENSORS["depth"], thermal=dict(kind="image", channels=4))
+    step = dict(type="LoadModalities", modalities=["depth", "thermal"], sensors=sensors)
+    paths = dict(depth=str(frames / "Depth" / "1.png"), thermal=None)
+    assert TRANSFORMS.build(step)(sample(frames, modality_paths=paths))["img"].shape == (*SIZE, 4)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["rgb", "rgb"], "list of different names"), (["rgb", "img"], r"names \['img'\], which mmsegmentation uses")],
+)
+def test_names_that_cannot_be_used(names, words):
+    with pytest.raises(ValueError, match=words):
+        TRANSFORMS.build(dict(type="LoadModalities", modalities=names, sensors={m: dict(kind="gray") for m in names}))

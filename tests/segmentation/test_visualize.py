@@ -25,7 +25,7 @@ def test_panels_show_the_sensors_own_units():
     stacked[:, 3] = 0  # padding
     colour, metres = sensor_panels(preprocessor, stacked)
     assert np.abs(colour.image[:3].astype(int) - rgb.numpy().transpose(1, 2, 0)[:3]).max() <= 1
-    assert metres.caption == "depth 1.01 to 2.46 m, 25% invalid"
+    assert metres.caption == "depth 1.01 m (dark) to 2.46 m (bright), 25% unknown"
     near, far = metres.image[0, 0].astype(int), metres.image[2, 4].astype(int)
     assert np.abs(near - far).sum() > 100
 
@@ -58,3 +58,37 @@ def test_a_grid_becomes_one_picture(tmp_path):
     image = cv2.imread(str(path))
     assert image.shape[1] > 500
     assert image.std() > 5
+
+
+def test_a_grey_level_at_the_mean_is_no_unknown_pixel():
+    """Normalised it is 0, as padding is; only a sensor with invalid readings says "unknown" by that."""
+    preprocessor = MODELS.build(dict(
+        type="MultimodalSegDataPreProcessor", modalities=["red", "nir"], mean=dict(red=[80.0], nir=[80.0]),
+        std=dict(red=[20.0], nir=[20.0])))
+    stacked = torch.tensor([[[0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]]])  # the last pixel is padding
+    red, nir = sensor_panels(preprocessor, stacked)
+    assert red.image[0, 0].tolist() == [80, 80, 80]
+    assert nir.image[0, 1].tolist() == [80, 80, 80]
+    assert red.caption == "red 80 to 100"
+
+
+def test_pictures_leave_the_plotting_backend_alone(tmp_path):
+    """pyplot belongs to the user's notebook."""
+    import matplotlib
+
+    before = matplotlib.get_backend()
+    matplotlib.use("svg")
+    try:
+        draw_grid([[Panel(np.zeros((8, 8, 3), np.uint8), "caption")]], ["name"], tmp_path / "grid.png")
+        assert matplotlib.get_backend() == "svg"
+    finally:
+        matplotlib.use(before)
+
+
+def test_every_name_of_a_grid_lies_inside_the_picture(tmp_path):
+    """Dark ink in the first pixels of a line would be a name cut off."""
+    panel = Panel(np.full((8, 40, 3), 200, np.uint8), "caption")
+    image = cv2.imread(str(draw_grid([[panel]] * 3, ["gjpqy"] * 3, tmp_path / "grid.png")))
+    assert (image[:3] == 255).all()
+    assert (image[-3:] == 255).all()
+    assert (image[:, :3] == 255).all()
