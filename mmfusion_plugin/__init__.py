@@ -20,3 +20,5 @@ if not ("-m" in sys.orig_argv and f"{__name__}.doctor" in sys.orig_argv):
         from . import engine, models  # noqa: F401
     if compat.installed("mmseg"):
         from . import segmentation  # noqa: F401
+    if compat.installed("mmaction"):
+        from . import recognition  # noqa: F401

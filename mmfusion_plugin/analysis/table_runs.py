@@ -435,6 +435,7 @@ def render(
     columns: Sequence[str],
     rows: Sequence[str] | None = None,
     metric: str = "mIoU",
+    scale: float = 1.0,
 ) -> str:
     """Markdown table of ``metric``: mean ± sample standard deviation over seeds, n where it varies.
 
@@ -443,6 +444,7 @@ def render(
     Args:
         columns: names of evaluations; a dash where a row has none of that name.
         rows: order of the rows; None takes the order of the records.
+        scale: factor of what is shown: 100 for shares to be printed in percent.
 
     Raises: ValueError if a row mixes results of different settings, or a seed twice.
     """
@@ -459,7 +461,7 @@ def render(
     order = [row for row in (rows if rows is not None else grouped) if row in grouped]
 
     def values(row: str, column: str) -> list[float]:
-        return [r["metrics"][column][metric] for r in grouped[row] if column in r["metrics"]]
+        return [scale * r["metrics"][column][metric] for r in grouped[row] if column in r["metrics"]]
 
     cells = {(row, column): _statistics(values(row, column)) for row in order for column in columns}
     lines = [

@@ -2,5 +2,6 @@
 from .backbone import MultimodalBackbone
 from .costs import count_costs
 from .necks import NECKS, FusionNeck, SingleModality
+from .small_cnn import SmallCNN
 
-__all__ = ["NECKS", "FusionNeck", "MultimodalBackbone", "SingleModality", "count_costs"]
+__all__ = ["NECKS", "FusionNeck", "MultimodalBackbone", "SingleModality", "SmallCNN", "count_costs"]

@@ -11,6 +11,8 @@ from mmseg.models import SegDataPreProcessor
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmfusion_plugin.models.availability import check_test_missing, remaining
+
 __all__ = ["MultimodalSegDataPreProcessor"]
 
 
@@ -59,24 +61,21 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
             if unknown:
                 raise ValueError(f"data_preprocessor.test_cfg has {unknown}, it takes size or size_divisor")
             _check_padding("data_preprocessor.test_cfg", **test_cfg)
-        for key, names in (("bgr_to_rgb", bgr_to_rgb), ("test_missing", test_missing)):
-            if isinstance(names, str):
-                raise ValueError(f"data_preprocessor.{key} must be a list such as [{names!r}], got {names!r}")
+        if isinstance(bgr_to_rgb, str):
+            raise ValueError(
+                f"data_preprocessor.bgr_to_rgb must be a list such as [{bgr_to_rgb!r}], got {bgr_to_rgb!r}")
         for key, names in (("mean", mean), ("std", std)):
             if set(names) != set(modalities):
                 raise ValueError(
                     f"data_preprocessor.{key} names {sorted(names)}, modalities names {list(modalities)}"
                 )
-        for key, names in (("bgr_to_rgb", bgr_to_rgb), ("invalid", invalid), ("test_missing", test_missing)):
+        for key, names in (("bgr_to_rgb", bgr_to_rgb), ("invalid", invalid)):
             unknown = sorted(set(names) - set(modalities))
             if unknown:
                 raise ValueError(
                     f"data_preprocessor.{key} names {unknown}, modalities names {list(modalities)}"
                 )
-        if set(test_missing) == set(modalities):
-            raise ValueError(
-                f"data_preprocessor.test_missing names every modality ({list(modalities)}); leave at least one"
-            )
+        check_test_missing(modalities, test_missing)
         self.modalities = tuple(modalities)
         self.invalid = dict(invalid)
         self.reverse = tuple(bgr_to_rgb)
@@ -114,7 +113,7 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
             raise ValueError(f"the batch holds {len(samples)} inputs and {len(data_samples)} data samples")
         stacked = []
         for streams, data_sample in zip(samples, data_samples):
-            available = self._availability(data_sample, training)
+            available = self._remaining(data_sample, training)
             stacked.append(torch.cat([self._normalise(m, streams, available[m], data_sample) for m in self.modalities]))
             if data_sample is not None:
                 data_sample.set_metainfo({"available": available})
@@ -166,17 +165,9 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
                 f"{sorted(streams)}; make PackModalities.modalities agree"
             )
 
-    def _availability(self, data_sample, training: bool) -> dict[str, bool]:
+    def _remaining(self, data_sample, training: bool) -> dict[str, bool]:
         recorded = {} if data_sample is None else data_sample.metainfo.get("available", {})
-        hidden = () if training else self.test_missing
-        available = {m: bool(recorded.get(m, True)) and m not in hidden for m in self.modalities}
-        if not any(available.values()):
-            there = [m for m in self.modalities if recorded.get(m, True)]
-            raise ValueError(
-                f"sample {_name(data_sample)} has no modality left: its files give {there}, and "
-                f"data_preprocessor.test_missing hides {list(hidden)}"
-            )
-        return available
+        return remaining(self.modalities, recorded, () if training else self.test_missing, _name(data_sample))
 
     def _normalise(self, m: str, streams: Mapping[str, Tensor], available: bool, data_sample) -> Tensor:
         x, mean, std = streams[m], getattr(self, f"mean_{m}"), getattr(self, f"std_{m}")

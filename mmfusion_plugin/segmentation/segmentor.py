@@ -1,10 +1,8 @@
 """Stock EncoderDecoder with a fusion neck: fusion losses, per-modality heads, availability."""
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 
-import torch
 from mmengine.model import ModuleDict
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
@@ -12,26 +10,9 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
+from mmfusion_plugin.models.availability import availability, check_neck, check_output
 
-__all__ = ["FusionEncoderDecoder", "availability"]
-
-
-def availability(modalities: Sequence[str], metas: Sequence[Mapping], device: torch.device) -> dict[str, Tensor]:
-    """{m: (B,) bool} from the samples' ``available`` metainfo; what is not recorded is there."""
-    return {
-        m: torch.tensor([bool(meta.get("available", {}).get(m, True)) for meta in metas], device=device)
-        for m in modalities
-    }
-
-
-def _check_neck(neck: nn.Module | None) -> None:
-    try:
-        inspect.signature(neck.forward).bind({}, None)
-    except (AttributeError, TypeError):
-        raise ValueError(
-            f"model.neck is {None if neck is None else type(neck).__name__}, which takes no features by modality; "
-            "use one of the fusion necks (SCFAE, ConcatFusion, ...)"
-        ) from None
+__all__ = ["FusionEncoderDecoder"]
 
 
 def _check_stacking(preprocessor: nn.Module, backbone: nn.Module) -> None:
@@ -79,7 +60,7 @@ class FusionEncoderDecoder(EncoderDecoder):
                 f"model.backbone {type(self.backbone).__name__} reads one input; use MultimodalBackbone"
             )
         self.modalities = tuple(self.backbone.modalities)
-        _check_neck(getattr(self, "neck", None))
+        check_neck(getattr(self, "neck", None))
         _check_stacking(self.data_preprocessor, self.backbone)
         unknown = sorted(set(modality_heads or {}) - set(self.modalities))
         if unknown:
@@ -99,13 +80,7 @@ class FusionEncoderDecoder(EncoderDecoder):
         if metas is not None:
             device = next(iter(feats.values()))[0].device
             available = availability(self.modalities, metas, device)
-        output = self.neck(feats, available)
-        if not isinstance(output, FusionOutput):
-            raise ValueError(
-                f"model.neck {type(self.neck).__name__} returns {type(output).__name__}; "
-                "use one of the fusion necks (SCFAE, ConcatFusion, ...)"
-            )
-        return output
+        return check_output(self.neck, self.neck(feats, available))
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         fused = self.extract_feat(inputs, batch_img_metas)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmfusion_plugin.analysis import Job, read_results, render, run_table
+from mmfusion_plugin.analysis import Job, add_table_arguments, run_table_tool, with_and_without_dropout
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "segmentation"
 EVALUATIONS = {"complete": [], "without red": ["red"], "without nir": ["nir"]}
@@ -42,57 +42,28 @@ def jobs(
         if normalised and row in NORMALISED:
             variants[f"{row} + LN"] = {"model.neck.norm": "layer"}
         for variant, options in variants.items():
-            for label, p in ((variant, 0.0), (f"{variant}, dropout", DROPOUT)):
-                rows.append((label, name, {**options, "model.neck.modality_dropout": p}, EVALUATIONS))
+            rows += [(label, name, more, EVALUATIONS)
+                     for label, more in with_and_without_dropout(variant, options, DROPOUT)]
     return [
         Job(row, str(CONFIGS / f"{name}_r18-segformer_cwfid.py"), seed, {**schedule, **options}, paths,
             evaluations, channels_last)
         for seed in seeds for row, name, options, evaluations in rows]
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", default="data/cwfid",
-                        help="folder with red/, nir/, label/, train.txt and val.txt")
-    parser.add_argument("--out", default="results/cwfid.jsonl", help="results, one line of JSON per training")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--workers", type=int, default=2, help="trainings side by side, one thread each")
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_table_arguments(parser, "data/cwfid", "results/cwfid.jsonl", "red/, nir/, label/, train.txt and val.txt")
     parser.add_argument("--iters", type=int, help="another number of iterations than the configs'")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows, as the table names them")
     parser.add_argument("--normalised", action="store_true", help="add baselines with normalised inputs")
     parser.add_argument("--contiguous", action="store_true", help="no channels-last weights (slower)")
-    parser.add_argument("--retry-failed", action="store_true", help="run failed trainings again")
-    parser.add_argument("--render", action="store_true", help="print the table when all is done")
-    parser.add_argument("--render-only", action="store_true", help="train nothing, print what is there")
-    return parser.parse_args()
-
-
-def main() -> int:
-    args = parse_args()
+    args = parser.parse_args()
     if not (Path(args.data_root) / "train.txt").is_file():
         print(f"no train.txt in --data-root {args.data_root}", file=sys.stderr)
         return 2
     table = jobs(args.data_root, args.seeds, args.iters, args.normalised, not args.contiguous)
-    names = list(dict.fromkeys(job.row for job in table))
-    unknown = sorted(set(args.rows or ()) - set(names))
-    if unknown:
-        print(f"--rows {unknown}: the table has {names}", file=sys.stderr)
-        return 2
-    table = [job for job in table if args.rows is None or job.row in args.rows]
-    failed = []
-    if not args.render_only:
-        failed = run_table(table, args.out, workers=args.workers, retry_failed=args.retry_failed).failed
-    if args.render or args.render_only:
-        keys = {job.key() for job in table}
-        records = [record for record in read_results(args.out) if record["key"] in keys]
-        print(render(records, list(EVALUATIONS), names))
-        print("\nmIoU on the validation pictures after the last iteration, mean ± sd over seeds."
-              "\nBold: within one standard deviation of the column's best.")
-    if failed:
-        print(f"{len(failed)} trainings failed; see {Path(args.out).stem}.failures.jsonl beside {args.out}",
-              file=sys.stderr)
-    return 1 if failed else 0
+    return run_table_tool(
+        args, table, list(EVALUATIONS),
+        "mIoU on the validation pictures after the last iteration, mean ± sd over seeds.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+"""Moving textured shapes with tones, 600 train / 150 validation clips; a class is a shape and a tone together.
+
+Make them: python tools/make_demo_clips.py --out data/demo_clips. Another folder: --cfg-options
+train_dataloader.dataset.data_root=DIR val_dataloader.dataset.data_root=DIR test_dataloader.dataset.data_root=DIR.
+"""
+data_root = 'data/demo_clips'
+load = dict(
+    type='LoadClip',
+    num_frames=3,
+    clip_seconds=None,  # the whole clip, one second
+    sound=dict(sample_rate=8000, seconds=1.0, pad='zero'),
+    cache_mb=500)  # decoded once per process; 750 clips are 47 MB
+train_pipeline = [
+    load,
+    dict(type='Resize', scale=(32, 32), keep_ratio=False),
+    dict(type='FormatShape', input_format='NCHW'),
+    dict(type='AudioSpectrogram', n_fft=256, hop=128),  # (1, 129, 63)
+    dict(type='PackAudioVisual', modalities=['visual', 'audio'])]
+test_pipeline = [
+    dict(**load, test_mode=True),
+    dict(type='Resize', scale=(32, 32), keep_ratio=False),
+    dict(type='FormatShape', input_format='NCHW'),
+    dict(type='AudioSpectrogram', n_fft=256, hop=128),
+    dict(type='PackAudioVisual', modalities=['visual', 'audio'])]
+dataset = dict(
+    type='AudioVisualDataset',
+    data_root=data_root,
+    metainfo=dict(classes=[
+        'disc_rising', 'disc_falling', 'cross_falling', 'cross_pulsing', 'triangle_pulsing', 'triangle_rising']))
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=0,  # after the first epoch everything comes from the cache
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(**dataset, ann_file='train.txt', pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=100,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(**dataset, ann_file='val.txt', pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    type='AccMetric', metric_list=('top_k_accuracy', ), metric_options=dict(top_k_accuracy=dict(topk=(1, ))))
+test_evaluator = val_evaluator

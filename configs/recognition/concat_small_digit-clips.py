@@ -1,0 +1,13 @@
+"""Plain concatenation, two small encoders, digits seen and spoken.
+
+Run: python tools/train.py configs/recognition/concat_small_digit-clips.py
+Whole table: python tools/benchmarks/digit_clips_table.py --data-root data/digit_clips --render
+Expect: the table in README.md.
+"""
+_base_ = [
+    '../_base_/recognition_runtime.py', '../_base_/data/digit_clips.py', '../_base_/models/av_small.py',
+    '../_base_/schedules/digit_clips.py']
+model = dict(
+    data_preprocessor=dict(mean=dict(visual=126.0, audio=-1.2), std=dict(visual=42.0, audio=1.4)),
+    neck=dict(type='ConcatFusion', norm=None, modality_dropout=0.0),
+    cls_head=dict(num_classes=10))

@@ -1,0 +1,12 @@
+"""SCFAE, the default, two small encoders, the generated clips.
+
+Run: python tools/train.py configs/recognition/scfae_small_demo-clips.py
+Expect: @@DEMOEXPECT@@
+"""
+_base_ = [
+    '../_base_/recognition_runtime.py', '../_base_/data/demo_clips.py', '../_base_/models/av_small.py',
+    '../_base_/schedules/demo_clips.py']
+model = dict(
+    data_preprocessor=dict(mean=dict(visual=130.0, audio=-0.6), std=dict(visual=70.0, audio=0.95)),
+    neck=dict(type='SCFAE', norm='layer', modality_dropout=0.3),
+    cls_head=dict(num_classes=6))

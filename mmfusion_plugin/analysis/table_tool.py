@@ -1,0 +1,69 @@
+"""What the commands that make a table share: arguments, which rows to run, the printed result."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .table_runs import Job, read_results, render, run_table
+
+__all__ = ["add_table_arguments", "run_table_tool", "with_and_without_dropout"]
+
+Record = dict[str, Any]
+
+
+def add_table_arguments(parser: argparse.ArgumentParser, data_root: str, out: str, holds: str) -> None:
+    """Arguments of every table command; ``holds`` says what the data folder has to hold."""
+    parser.add_argument("--data-root", default=data_root, help=f"folder with {holds}")
+    parser.add_argument("--out", default=out, help="results, one line of JSON per training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, default=2, help="trainings side by side, one thread each")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows, as the table names them")
+    parser.add_argument("--retry-failed", action="store_true", help="run failed trainings again")
+    parser.add_argument("--render", action="store_true", help="print the table when all is done")
+    parser.add_argument("--render-only", action="store_true", help="train nothing, print what is there")
+
+
+def with_and_without_dropout(row: str, options: Mapping[str, Any], p: float) -> list[tuple[str, dict[str, Any]]]:
+    """A row without modality dropout and one with it: (name, config options)."""
+    key = "model.neck.modality_dropout"
+    return [(row, {**options, key: 0.0}), (f"{row}, dropout", {**options, key: p})]
+
+
+def run_table_tool(
+    args: argparse.Namespace,
+    table: Sequence[Job],
+    columns: Sequence[str],
+    note: str,
+    metric: str = "mIoU",
+    scale: float = 1.0,
+    derive: Callable[[Record], Record] | None = None,
+) -> int:
+    """Run what ``args`` asks for and print the table. Returns the exit code: 0, 1 (failures) or 2 (usage).
+
+    Args:
+        table: jobs of the whole table, in the order in which they are to run.
+        note: printed below the table.
+        metric, scale: see :func:`render`.
+        derive: computes more columns from a record before it is rendered.
+    """
+    names = list(dict.fromkeys(job.row for job in table))
+    unknown = sorted(set(args.rows or ()) - set(names))
+    if unknown:
+        print(f"--rows {unknown}: the table has {names}", file=sys.stderr)
+        return 2
+    table = [job for job in table if args.rows is None or job.row in args.rows]
+    failed = []
+    if not args.render_only:
+        failed = run_table(table, args.out, workers=args.workers, retry_failed=args.retry_failed).failed
+    if args.render or args.render_only:
+        keys = {job.key() for job in table}
+        records = [record for record in read_results(args.out) if record["key"] in keys]
+        print(render(records if derive is None else [derive(r) for r in records], columns, names, metric, scale))
+        print(f"\n{note}\nBold: within one standard deviation of the column's best.")
+    if failed:
+        print(f"{len(failed)} trainings failed; see {Path(args.out).stem}.failures.jsonl beside {args.out}",
+              file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,497 @@
+"""From files to packed samples: windows, frames and sound that belong together, faults, cache, stock transforms."""
+from __future__ import annotations
+
+import pickle
+import wave
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmaction")
+pytest.importorskip("av")
+
+from mmaction.registry import TRANSFORMS
+from mmengine.registry import init_default_scope
+
+import mmfusion_plugin  # noqa: F401
+from mmfusion_plugin.recognition.media import (
+    DamagedMedia,
+    EmptyStream,
+    MissingFile,
+    NoStream,
+    read_frames,
+    read_sound,
+    write_clip,
+    write_wav,
+)
+from mmfusion_plugin.recognition.spectrograms import log_spectrogram
+from mmfusion_plugin.recognition.transforms import AudioSpectrogram, LoadClip, PackAudioVisual
+
+RATE, FPS, STEP = 8000, 20, 3
+SOUND = dict(sample_rate=RATE, seconds=1.0)
+
+
+@pytest.fixture(autouse=True)
+def mmaction_scope():
+    init_default_scope("mmaction")
+    np.random.seed(0)
+
+
+def ramp(seconds):
+    """Sound whose value tells its time: -0.5 at 0 s, rising by 0.2 a second."""
+    return (np.arange(round(seconds * RATE)) / RATE * 0.2 - 0.5).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """4 s of frames whose grey level is 3 times their number, and a separate ramp of sound; faulty ones."""
+    root = tmp_path_factory.mktemp("clips")
+    frames = [np.full((48, 64, 3), STEP * i, np.uint8) for i in range(80)]
+    write_clip(root / "clip.mp4", frames, FPS, ramp(4), RATE)
+    write_clip(root / "silent.mp4", frames, FPS)
+    write_clip(root / "one.mp4", frames[20:21], FPS, ramp(2), RATE)
+    write_clip(root / "short_sound.mp4", frames, FPS, ramp(2), RATE)
+    write_wav(root / "ramp.wav", ramp(4), RATE)
+    write_wav(root / "short.wav", ramp(0.3), RATE)
+    with wave.open(str(root / "empty.wav"), "wb") as file:
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+    content = (root / "clip.mp4").read_bytes()
+    (root / "cut.mp4").write_bytes(content[: len(content) // 2])
+    return root
+
+
+def load(files, visual="clip.mp4", audio="ramp.wav", **options):
+    media = {m: None if name is None else str(files / name) for m, name in (("visual", visual), ("audio", audio))}
+    given = dict(num_frames=4, sound=SOUND) | options
+    return LoadClip(**given)(dict(media=media, label=2, filename="x"))
+
+
+def draws(files, key, count=60, visual="clip.mp4", audio="ramp.wav", **options):
+    """What one loader gives for one clip, again and again; the cache makes it quick."""
+    loader = LoadClip(**dict(num_frames=4, sound=SOUND, cache_mb=64) | options)
+    media = dict(visual=str(files / visual), audio=str(files / audio))
+    return np.array([loader(dict(media=media))[key] for _ in range(count)])
+
+
+def numbers_of(images):
+    return [round(float(image.mean()) / STEP) for image in images]
+
+
+def time_of(waveform):
+    return (waveform + 0.5) / 0.2
+
+
+# windows and frames
+
+def test_frames_are_those_at_the_centres_of_segments(files):
+    results = load(files, num_frames=5, test_mode=True)
+    # 4 s in 5 segments: centres 0.4, 1.2, 2.0, 2.8, 3.6 s at 20 fps
+    assert results["frame_inds"].tolist() == [8, 24, 40, 56, 72]
+    assert numbers_of(results["imgs"]) == [8, 24, 40, 56, 72]
+    np.testing.assert_allclose(results["frame_times"], [0.4, 1.2, 2.0, 2.8, 3.6], atol=1e-9)
+
+
+def test_one_window_is_centred_at_test(files):
+    results = load(files, num_frames=2, clip_seconds=2.0, sound=dict(sample_rate=RATE), test_mode=True)
+    assert results["clip_starts"].tolist() == [1.0]
+    assert numbers_of(results["imgs"]) == [30, 50]  # 1.5 s and 2.5 s
+    assert time_of(results["waveform"][0])[[0, -1]] == pytest.approx([1.0, 3.0], abs=1e-3)
+
+
+def test_windows_are_spread_evenly_at_test(files):
+    results = load(files, num_frames=1, clip_seconds=1.0, num_clips=4, test_mode=True)
+    np.testing.assert_allclose(results["clip_starts"], [0, 1, 2, 3], atol=1e-3)
+    assert numbers_of(results["imgs"]) == [10, 30, 50, 70]
+    np.testing.assert_allclose(time_of(results["waveform"][:, 0]), [0, 1, 2, 3], atol=1e-3)
+    assert (results["num_clips"], results["clip_len"]) == (4, 1)
+
+
+def test_test_mode_leaves_chance_alone(files):
+    before = np.random.get_state()[1].copy(), np.random.get_state()[2]
+    first, second = (load(files, clip_seconds=1.0, num_clips=2, test_mode=True) for _ in range(2))
+    assert (np.random.get_state()[1] == before[0]).all() and np.random.get_state()[2] == before[1]
+    assert all(np.array_equal(a, b) for a, b in zip(first["imgs"], second["imgs"]))
+    assert np.array_equal(first["waveform"], second["waveform"])
+
+
+def test_training_draws_one_time_from_each_segment(files):
+    drawn = draws(files, "frame_inds")
+    for k in range(4):
+        assert (drawn[:, k] // 20 == k).all() and len(set(drawn[:, k])) > 10
+
+
+def test_random_sampling_spans_the_window_in_order(files):
+    drawn = draws(files, "frame_inds", sample="random")
+    assert (np.diff(drawn) >= 0).all()
+    assert drawn[:, 0].max() >= 20 and drawn[:, 3].min() < 60  # not held in segments
+    assert drawn.min() < 8 and drawn.max() > 72
+
+
+def test_center_sampling_is_regular_in_training(files):
+    drawn = draws(files, "frame_inds", count=9, clip_seconds=2.0, sample="center")
+    np.testing.assert_allclose(np.diff(drawn), 10, atol=1)
+    assert len(set(drawn[:, 0])) > 3  # the windows still lie at random
+
+
+def test_training_windows_cover_the_clip_and_stay_inside(files):
+    starts = draws(files, "clip_starts", count=80, clip_seconds=1.0)
+    assert starts.min() < 0.3 and starts.max() > 2.7 and starts.min() >= 0 and starts.max() <= 3.0 + 1e-3
+
+
+def test_the_numpy_seed_fixes_what_training_draws(files):
+    inds = []
+    for _ in range(2):
+        np.random.seed(7)
+        inds.append(load(files, clip_seconds=1.0)["frame_inds"].tolist())
+    assert inds[0] == inds[1]
+
+
+def test_frames_and_sound_are_of_one_window(files):
+    for _ in range(3):
+        results = load(files, num_frames=3, clip_seconds=1.0, num_clips=2)
+        for n in range(2):
+            start = results["clip_starts"][n]
+            assert time_of(results["waveform"][n])[0] == pytest.approx(start, abs=2e-3)
+            times = results["frame_times"].reshape(2, 3)[n]
+            assert (times >= start - 1 / FPS).all() and (times <= start + 1).all()
+        np.testing.assert_allclose(results["frame_inds"] / FPS, results["frame_times"], atol=1e-9)
+        assert numbers_of(results["imgs"]) == results["frame_inds"].tolist()
+
+
+def test_windows_lie_where_both_streams_are(files):
+    starts = draws(files, "clip_starts", 40, "short_sound.mp4", "short_sound.mp4", clip_seconds=1.0)
+    assert 0.7 < starts.max() <= 1.1  # sound ends at 2 s, frames at 4 s
+
+
+def test_a_clip_shorter_than_the_window_is_taken_whole(files):
+    results = load(files, num_frames=4, clip_seconds=10.0, sound=dict(sample_rate=RATE), test_mode=True)
+    assert results["clip_starts"].tolist() == [0.0]
+    assert numbers_of(results["imgs"]) == [10, 30, 50, 70]
+    assert results["sound_samples"].tolist() == [4 * RATE] and results["waveform"].shape == (1, 10 * RATE)
+
+
+def test_one_single_frame_is_repeated_as_arrays_of_their_own(files):
+    results = load(files, visual="one.mp4", num_frames=3)
+    assert numbers_of(results["imgs"]) == [20, 20, 20] and results["frame_inds"].tolist() == [0, 0, 0]
+    assert not np.shares_memory(results["imgs"][0], results["imgs"][1])
+
+
+# sound
+
+def test_short_sound_is_tiled(files):
+    results = load(files, audio="short.wav", test_mode=True)
+    part = read_sound(files / "short.wav")[0]
+    assert results["sound_samples"].tolist() == [len(part)] == [2400]
+    np.testing.assert_array_equal(results["waveform"][0], np.tile(part, 4)[:RATE])
+
+
+def test_short_sound_is_padded_and_the_padding_told(files):
+    results = load(files, audio="short.wav", sound=SOUND | dict(pad="zero"), test_mode=True)
+    assert results["sound_samples"].tolist() == [2400]
+    assert results["waveform"][0, :2400].any() and not results["waveform"][0, 2400:].any()
+
+
+def test_sound_beyond_the_window_is_left_out(files):
+    results = load(files, clip_seconds=0.5, sound=SOUND, test_mode=True)
+    assert results["sound_samples"].tolist() == [RATE // 2]
+    np.testing.assert_array_equal(results["waveform"][0, : RATE // 2], results["waveform"][0, RATE // 2 :])
+
+
+def test_sound_is_resampled_to_the_rate_asked_for(files):
+    results = load(files, sound=dict(sample_rate=22050, seconds=2.0), test_mode=True)
+    assert results["waveform"].shape == (1, 44100) and results["sample_rate"] == 22050
+    assert results["waveform"].dtype == np.float32
+
+
+def test_sound_alone_and_frames_alone(files):
+    only = LoadClip(sound=SOUND, modalities=["audio"], clip_seconds=1.0, test_mode=True)
+    results = only(dict(media=dict(audio=str(files / "ramp.wav"))))
+    assert "imgs" not in results and results["available"] == {"audio": True}
+    assert results["clip_starts"].tolist() == [1.5]
+    only = LoadClip(num_frames=2, modalities=["visual"], test_mode=True)
+    results = only(dict(media=dict(visual=str(files / "silent.mp4"), audio=None)))
+    assert "waveform" not in results and numbers_of(results["imgs"]) == [20, 60]
+
+
+# faults
+
+@pytest.mark.parametrize(("visual", "audio", "kind", "m"), [
+    ("silent.mp4", "silent.mp4", NoStream, "audio"),
+    ("clip.mp4", "empty.wav", EmptyStream, "audio"),
+    ("clip.mp4", "cut.mp4", DamagedMedia, "audio"),
+    ("cut.mp4", "ramp.wav", DamagedMedia, "visual"),
+    ("ramp.wav", "ramp.wav", NoStream, "visual"),
+])
+def test_a_fault_is_an_error_or_a_missing_modality_as_the_config_says(files, visual, audio, kind, m):
+    bad = visual if m == "visual" else audio
+    with pytest.raises(kind, match=rf"{bad}.*LoadClip.on_fault=dict\({m}='missing'\)"):
+        load(files, visual, audio)
+    results = load(files, visual, audio, on_fault={m: "missing"})
+    other = "audio" if m == "visual" else "visual"
+    assert results["available"] == {m: False, other: True}
+
+
+def test_on_fault_of_one_modality_does_not_excuse_the_other(files):
+    with pytest.raises(NoStream, match="silent.mp4"):
+        load(files, "silent.mp4", "silent.mp4", on_fault=dict(visual="missing"))
+
+
+def test_nothing_left_is_always_an_error(files):
+    both = dict(visual="missing", audio="missing")
+    with pytest.raises(DamagedMedia, match="cut.mp4.*drop the clip"):
+        load(files, "cut.mp4", "cut.mp4", on_fault=both)
+    with pytest.raises(DamagedMedia, match="drop the clip"):
+        load(files, None, None, on_fault=both)
+
+
+def test_a_file_that_does_not_exist_is_always_an_error(files):
+    with pytest.raises(MissingFile, match="absent.wav"):
+        load(files, audio="absent.wav", on_fault=dict(audio="missing"))
+
+
+def test_a_modality_that_the_data_set_declares_missing_needs_no_option(files):
+    results = load(files, audio=None)
+    assert results["available"] == {"visual": True, "audio": False}
+    assert results["waveform"].shape == (1, RATE) and results["sound_samples"].tolist() == [0]
+
+
+def test_a_fault_is_told_once_for_each_file(files, monkeypatch):
+    told = []
+    monkeypatch.setattr("mmfusion_plugin.recognition.transforms.print_log", lambda text, **_: told.append(text))
+    loader = LoadClip(num_frames=2, sound=SOUND, on_fault=dict(audio="missing"))
+    for _ in range(3):
+        loader(dict(media=dict(visual=str(files / "silent.mp4"), audio=str(files / "silent.mp4"))))
+    assert len(told) == 1 and "'audio' is marked as missing" in told[0] and "silent.mp4" in told[0]
+
+
+def test_a_fault_does_not_change_what_is_drawn(files):
+    inds = []
+    for audio in ("ramp.wav", "empty.wav"):
+        np.random.seed(3)
+        load(files, audio=audio, on_fault=dict(audio="missing"))
+        inds.append(load(files)["frame_inds"].tolist())
+    assert inds[0] == inds[1]
+
+
+def test_missing_video_takes_the_size_the_pipeline_gives(files):
+    packed = [
+        pipeline(visual, files)["inputs"]["visual"] for visual in ("clip.mp4", None)
+    ]
+    assert packed[0].shape == packed[1].shape and packed[0].any() and not packed[1].any()
+
+
+def test_missing_video_takes_the_given_size_where_nothing_resizes(files):
+    results = load(files, visual=None, missing_size=(48, 64))
+    assert results["imgs"][0].shape == (48, 64, 3) and results["img_shape"] == (48, 64)
+    assert np.isnan(results["frame_times"]).all()
+
+
+# the cache
+
+def runs(files, cache_mb, **options):
+    loader = LoadClip(**dict(num_frames=3, clip_seconds=0.7, sound=SOUND, cache_mb=cache_mb) | options)
+    np.random.seed(5)
+    names = [("clip.mp4", "clip.mp4"), ("clip.mp4", "ramp.wav"), ("short_sound.mp4", "short_sound.mp4"),
+             ("one.mp4", "short.wav")]
+    results = []
+    for visual, audio in names * 3:
+        media = dict(visual=str(files / visual), audio=str(files / audio))
+        results.append(loader(dict(media=media)))
+    return loader, results
+
+
+@pytest.mark.parametrize("sound", [SOUND, dict(sample_rate=22050, seconds=0.6)], ids=["stored", "resampled"])
+def test_the_cache_never_changes_a_result(files, sound):
+    plain = runs(files, 0, sound=sound)[1]
+    for cache_mb in (1, 64):
+        for a, b in zip(plain, runs(files, cache_mb, sound=sound)[1]):
+            assert a["frame_inds"].tolist() == b["frame_inds"].tolist()
+            assert np.array_equal(np.stack(a["imgs"]), np.stack(b["imgs"]))
+            np.testing.assert_allclose(a["waveform"], b["waveform"], atol=1e-6)
+            assert a["sound_samples"].tolist() == b["sound_samples"].tolist()
+
+
+def test_a_cached_clip_is_not_decoded_again(files, monkeypatch):
+    loader, first = runs(files, 64, test_mode=True)
+
+    def never(*_):
+        raise AssertionError("decoded again")
+
+    for name in ("read_frames", "read_sound", "frame_index", "sound_span", "probe"):
+        monkeypatch.setattr(f"mmfusion_plugin.recognition.transforms.{name}", never)
+    again = loader(dict(media=dict(visual=str(files / "clip.mp4"), audio=str(files / "clip.mp4"))))
+    assert np.array_equal(np.stack(first[0]["imgs"]), np.stack(again["imgs"]))
+
+
+def test_the_cache_stays_within_its_bytes(files):
+    loader, _ = runs(files, 1)
+    held = sum(size for _, size in loader.cache._entries.values())
+    assert 0 < held == loader.cache.size <= 2**20
+
+
+def test_the_least_recently_used_goes_first(files):
+    cache = LoadClip(num_frames=1, sound=SOUND, cache_mb=10 / 2**20).cache
+    for key in "abc":
+        cache.put(key, key, 4)
+        cache.get("a")
+    assert [cache.get(key) for key in "abc"] == ["a", None, "c"]
+
+
+def test_a_transform_that_writes_into_frames_leaves_the_cache_alone(files):
+    loader = LoadClip(num_frames=2, sound=SOUND, cache_mb=64, test_mode=True)
+    media = dict(visual=str(files / "clip.mp4"), audio=str(files / "ramp.wav"))
+    first = loader(dict(media=media))
+    kept = np.stack(first["imgs"])
+    for image in first["imgs"]:
+        image[:] = 0
+    first["waveform"][:] = 0
+    again = loader(dict(media=media))
+    assert np.array_equal(np.stack(again["imgs"]), kept) and again["waveform"].any()
+
+
+def test_a_cached_loader_can_be_sent_to_a_worker(files):
+    loader, first = runs(files, 64, test_mode=True)
+    again = pickle.loads(pickle.dumps(loader))(
+        dict(media=dict(visual=str(files / "clip.mp4"), audio=str(files / "clip.mp4"))))
+    assert np.array_equal(np.stack(first[0]["imgs"]), np.stack(again["imgs"]))
+
+
+# spectrograms and packing
+
+def pipeline(visual, files, audio="ramp.wav", crops="CenterCrop", input_format="NCHW", num_clips=1, **options):
+    steps = [
+        dict(type="LoadClip", num_frames=4, clip_seconds=1.0, num_clips=num_clips, sound=SOUND, test_mode=True)
+        | options,
+        dict(type="AudioSpectrogram", n_fft=64, hop=32), dict(type="Resize", scale=(-1, 40)),
+        dict(type=crops, crop_size=40 if crops == "ThreeCrop" else 32),
+        dict(type="FormatShape", input_format=input_format), dict(type="PackAudioVisual")]
+    media = {m: None if name is None else str(files / name) for m, name in (("visual", visual), ("audio", audio))}
+    results = dict(media=media, label=2, filename="x")
+    for step in steps:
+        results = TRANSFORMS.build(step)(results)
+    return results
+
+
+@pytest.mark.parametrize(("options", "shape"), [
+    (dict(), (4, 3, 32, 32)),
+    (dict(num_clips=2), (8, 3, 32, 32)),
+    (dict(input_format="NCTHW"), (1, 3, 4, 32, 32)),
+    (dict(input_format="NCTHW", num_clips=2), (2, 3, 4, 32, 32)),
+    (dict(crops="ThreeCrop"), (12, 3, 40, 40)),
+    (dict(crops="ThreeCrop", input_format="NCTHW", num_clips=2), (6, 3, 4, 40, 40)),
+])
+def test_mmaction2s_own_transforms_follow(files, options, shape):
+    packed = pipeline("clip.mp4", files, **options)
+    assert packed["inputs"]["visual"].shape == shape and packed["inputs"]["visual"].dtype == torch.uint8
+    audio = packed["inputs"]["audio"]
+    assert audio.shape == (options.get("num_clips", 1), 1, 33, 251) and audio.dtype == torch.float32
+
+
+def test_packing_keeps_label_and_metainfo(files):
+    sample = pipeline("clip.mp4", files, audio="silent.mp4", on_fault=dict(audio="missing"))["data_samples"]
+    assert sample.gt_label.tolist() == [2]
+    meta = sample.metainfo
+    assert meta["filename"] == "x" and meta["available"] == {"visual": True, "audio": False}
+    assert meta["num_clips"] == 1 and meta["frame_inds"].tolist() == [32, 37, 42, 47]
+
+
+def test_one_modality_of_a_loaded_pair_can_be_packed(files):
+    results = load(files, test_mode=True)
+    results["imgs"] = np.stack(results["imgs"])
+    packed = PackAudioVisual(modalities=["visual"])(results)
+    assert set(packed["inputs"]) == {"visual"} and packed["data_samples"].metainfo["available"] == {"visual": True}
+
+
+def test_packing_only_what_is_missing_is_refused(files):
+    results = AudioSpectrogram(n_fft=64, hop=32)(load(files, audio=None))
+    with pytest.raises(ValueError, match="x has none of .*audio.*PackAudioVisual.modalities"):
+        PackAudioVisual(modalities=["audio"])(results)
+
+
+def test_packing_names_the_transform_that_is_lacking(files):
+    with pytest.raises(ValueError, match="results.*imgs.*FormatShape"):
+        PackAudioVisual()(load(files))
+
+
+def test_spectrograms_are_those_of_each_clip(files):
+    results = AudioSpectrogram(n_fft=64, hop=32)(load(files, clip_seconds=1.0, num_clips=3))
+    assert results["spectrogram"].shape == (3, 1, 33, 251) and results["spectrogram"].dtype == np.float32
+    for n in range(3):
+        expected = log_spectrogram(torch.from_numpy(results["waveform"][n]), 64, 32)
+        np.testing.assert_allclose(results["spectrogram"][n, 0], expected, atol=1e-5)
+
+
+def test_a_preset_checks_the_waveform(files):
+    with pytest.raises(ValueError, match=r"3.0 s at 22050 Hz, the waveform has 1.000 s at 8000 Hz; set LoadClip.sound"):
+        AudioSpectrogram(preset="crema-d-udml")(load(files))
+    results = load(files, sound=dict(sample_rate=22050, seconds=3.0))
+    assert AudioSpectrogram(preset="crema-d-udml")(results)["spectrogram"].shape == (1, 1, 257, 188)
+
+
+def test_the_kinetics_sound_preset_is_centred_at_test_and_random_in_training(files):
+    sound = dict(sample_rate=16000, seconds=5.0)
+    pipe = [LoadClip(num_frames=3, clip_seconds=5.0, sound=sound, test_mode=True),
+            AudioSpectrogram(preset="kinetics-sound-udml")]
+    results = dict(media=dict(visual=str(files / "clip.mp4"), audio=str(files / "clip.mp4")))
+    for step in pipe:
+        results = step(results)
+    assert results["spectrogram"].shape == (1, 1, 129, 626)
+
+
+# real clips
+
+def test_real_clips(shared_data):
+    loader = LoadClip(num_frames=3, clip_seconds=2.0, sound=dict(sample_rate=16000), on_fault=dict(audio="missing"),
+                      test_mode=True)
+    path = str(shared_data / "clips" / "with_sound.avi")
+    results = loader(dict(media=dict(visual=path, audio=path)))
+    start = results["clip_starts"][0]
+    assert start == pytest.approx((6.56 - 2) / 2, abs=0.1)
+    asked = start + np.array([1 / 3, 1, 5 / 3])
+    assert all(np.array_equal(a, b) for a, b in zip(results["imgs"], read_frames(path, asked)[0]))
+    np.testing.assert_array_equal(results["waveform"][0], read_sound(path, start, 2.0, 16000)[0])
+    path = str(shared_data / "clips" / "silent.mp4")
+    results = loader(dict(media=dict(visual=path, audio=path)))
+    assert results["available"] == {"visual": True, "audio": False}
+    assert results["clip_starts"][0] == pytest.approx(4.0)
+
+
+# options
+
+@pytest.mark.parametrize(("options", "told"), [
+    (dict(modalities="visual"), "modalities must be a list"),
+    (dict(modalities=["visual", "depth"]), "modalities must be a list"),
+    (dict(num_frames=0), "num_frames must be a positive integer"),
+    (dict(num_frames=None), "num_frames is None with modalities"),
+    (dict(sound=None), "sound is None with modalities"),
+    (dict(sound=dict(sample_rate=RATE)), "sound.seconds must be positive, got None"),
+    (dict(sound=SOUND | dict(pad="wrap")), "sound.pad must be one of"),
+    (dict(sound=SOUND | dict(rate=3)), "sound must name sample_rate, seconds and pad"),
+    (dict(sound=SOUND | dict(sample_rate=8e3)), "sound.sample_rate must be a positive integer"),
+    (dict(on_fault=dict(audio="ignore")), "on_fault must say one of"),
+    (dict(on_fault=dict(depth="missing")), "on_fault must say one of"),
+    (dict(clip_seconds=-1), "clip_seconds must be positive"),
+    (dict(num_clips=2), "num_clips is 2, but clip_seconds=None"),
+    (dict(sample="dense"), "sample must be one of"),
+    (dict(cache_mb=-1), "cache_mb must not be negative"),
+    (dict(missing_size=(0, 4)), "missing_size must be"),
+])
+def test_impossible_options_are_refused(options, told):
+    with pytest.raises(ValueError, match=told):
+        LoadClip(**dict(num_frames=2, sound=SOUND) | options)
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    (dict(), "needs a preset or n_fft and hop"),
+    (dict(preset="vggish"), "preset must be one of"),
+    (dict(preset="crema-d-udml", hop=3), "drop one of them"),
+])
+def test_impossible_spectrogram_options_are_refused(options, told):
+    with pytest.raises(ValueError, match=told):
+        AudioSpectrogram(**options)
+
+
+def test_a_data_set_without_media_is_told():
+    with pytest.raises(ValueError, match="LoadClip.modalities is .*the data set gives .'visual'."):
+        LoadClip(num_frames=2, sound=SOUND)(dict(media=dict(visual="x.mp4")))

@@ -1,0 +1,428 @@
+"""Frames and sound by time stamp, on small files of every kind and fault, written here."""
+from __future__ import annotations
+
+import os
+import struct
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
+
+from mmfusion_plugin.recognition.media import (  # noqa: E402
+    DamagedMedia,
+    EmptyStream,
+    MissingFile,
+    NoStream,
+    frame_times,
+    probe,
+    read_frames,
+    read_sound,
+    sound_span,
+    write_clip,
+    write_wav,
+)
+
+RATE, STEP = 16000, 4
+CONTAINERS = {"mp4": ("libx264", "aac"), "matroska": ("libx264", "aac"), "mpegts": ("libx264", "aac"),
+              "avi": ("mpeg4", "libmp3lame")}
+
+
+def tone(seconds, rate=RATE, hertz=440.0):
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def numbered(count):
+    """Frames whose grey level is STEP times their number."""
+    return [np.full((48, 64, 3), STEP * i, np.uint8) for i in range(count)]
+
+
+def numbers_of(frames):
+    return [round(float(frame.mean()) / STEP) for frame in frames]
+
+
+def textured(count):
+    """Moving blocks: frames that differ and build on each other."""
+    blocks = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    picture = np.kron(blocks, np.ones((8, 8, 1), np.uint8))
+    return [np.roll(picture, (i, 2 * i), (0, 1)) for i in range(count)]
+
+
+def write(path, form, frames, stamps, sound=None, sound_start=0, video_options=None, options=None,
+          vcodec=None):
+    """Frames at ``stamps`` (units of 1/100 s) and sound from ``sound_start`` samples on."""
+    vcodec, acodec = vcodec or CONTAINERS[form][0], CONTAINERS[form][1]
+    with av.open(str(path), "w", format=form, options=options or {}) as container:
+        video = container.add_stream(vcodec, rate=100 if form != "avi" else 25, options=video_options or {})
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        if vcodec == "mpeg4":
+            video.codec_context.bit_rate = 2_000_000
+        video.codec_context.time_base = Fraction(1, 100 if form != "avi" else 25)
+        audio = container.add_stream(acodec, rate=RATE, layout="mono") if sound is not None else None
+        for image, stamp in zip(frames, stamps):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = stamp, Fraction(1, 100 if form != "avi" else 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        if audio is not None:
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[None]), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, sound_start, Fraction(1, RATE)
+            container.mux(audio.encode(frame))
+            container.mux(audio.encode())
+    return path
+
+
+def write_pcm(path, samples, tag, bits, rate=8000):
+    """A wav file as the format says it, byte by byte; ``samples`` (S, channels) of the stored type."""
+    S, channels = samples.shape
+    if bits == 24:
+        data = b"".join(int(x).to_bytes(3, "little", signed=True) for x in samples.reshape(-1))
+    else:
+        data = samples.tobytes()
+    block = channels * bits // 8
+    head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, tag, channels, rate,
+                       rate * block, block, bits, b"data", len(data))
+    path.write_bytes(head + data)
+    return path
+
+
+def cut(path, part, target):
+    content = path.read_bytes()
+    target.write_bytes(content[: int(part * len(content))])
+    return target
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """50 numbered frames at 10 fps, 5 s of sound."""
+    path = tmp_path_factory.mktemp("media") / "clip.mp4"
+    write_clip(path, numbered(50), 10, tone(5), RATE)
+    return path
+
+
+def test_probe_reads_the_header(clip):
+    info = probe(clip)
+    assert (info.has_video, info.width, info.height, info.frames, info.average_fps) == (True, 64, 48, 50, 10)
+    assert (info.has_audio, info.sample_rate, info.channels) == (True, RATE, 1)
+    assert info.duration == pytest.approx(5, abs=0.1)
+
+
+def test_frame_times_are_the_stamps_written(clip):
+    np.testing.assert_allclose(frame_times(clip), np.arange(50) / 10, atol=1e-9)
+
+
+def test_a_frame_is_on_screen_from_its_stamp_to_the_next(clip):
+    asked = [0.0, 0.099, 0.1, 0.1001, 4.89, 2.35, 2.35, 0.31]
+    frames, stamps = read_frames(clip, asked)
+    assert numbers_of(frames) == [0, 0, 1, 1, 48, 23, 23, 3]
+    np.testing.assert_allclose(stamps, [0, 0, 0.1, 0.1, 4.8, 2.3, 2.3, 0.3], atol=1e-9)
+    assert all(frame.shape == (48, 64, 3) and frame.dtype == np.uint8 for frame in frames)
+
+
+def test_times_outside_give_the_first_and_the_last_frame(clip):
+    assert numbers_of(read_frames(clip, [-3.0, 99.0])[0]) == [0, 49]
+
+
+def test_a_repeated_frame_is_an_array_of_its_own(clip):
+    first, second = read_frames(clip, [1.0, 1.0])[0]
+    assert not np.shares_memory(first, second)
+
+
+def test_colours_are_rgb(tmp_path):
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 0] = 255
+    write_clip(tmp_path / "red.mp4", [red] * 3, 10)
+    assert np.abs(read_frames(tmp_path / "red.mp4", [0.1])[0][0].astype(int) - red).max() < 12
+
+
+@pytest.mark.parametrize("form", CONTAINERS)
+@pytest.mark.parametrize("b_frames", ["0", "2"])
+def test_every_container_gives_every_frame_with_and_without_b_frames(tmp_path, form, b_frames):
+    stamps = range(40) if form == "avi" else range(0, 160, 4)
+    path = write(tmp_path / "clip", form, numbered(40), stamps, tone(1.6), video_options=dict(bf=b_frames, g="8"))
+    times = frame_times(path)
+    assert len(times) == 40
+    # libavformat's AVI writer holds the first frame for two more
+    np.testing.assert_allclose(np.diff(times)[1 if form == "avi" else 0 :], 0.04, atol=1e-3)
+    for order in ([0, 39, 17, 3, 4, 25], range(40)):
+        assert numbers_of(read_frames(path, times[list(order)])[0]) == list(order)
+
+
+def test_open_groups_of_pictures(tmp_path):
+    options = {"x264-params": "open-gop=1:bframes=3:b-adapt=0:keyint=10:min-keyint=10:scenecut=0"}
+    path = write(tmp_path / "open.mp4", "mp4", textured(60), range(0, 240, 4), video_options=options)
+    with av.open(str(path)) as container:
+        in_order = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    for i in range(60):
+        assert np.array_equal(read_frames(path, [i * 0.04])[0][0], in_order[i]), i
+
+
+def test_variable_frame_rate(tmp_path):
+    stamps = [0, 3, 4, 50, 52, 150, 151, 230]
+    path = write(tmp_path / "vfr.mp4", "mp4", numbered(8), stamps)
+    np.testing.assert_allclose(frame_times(path), np.array(stamps) / 100, atol=1e-4)
+    asked = np.linspace(0, 2.4, 49)
+    shown = [max(i for i, stamp in enumerate(stamps) if stamp / 100 <= t + 1e-6) for t in asked]
+    assert numbers_of(read_frames(path, asked)[0]) == shown
+
+
+def test_one_single_frame(tmp_path):
+    write_clip(tmp_path / "one.mp4", numbered(1), 25)
+    assert frame_times(tmp_path / "one.mp4").tolist() == [0.0]
+    assert numbers_of(read_frames(tmp_path / "one.mp4", [0, 5])[0]) == [0, 0]
+
+
+def test_a_jump_gives_the_same_picture_as_decoding_in_order(tmp_path):
+    path = write(tmp_path / "clip.mp4", "mp4", textured(60), range(0, 240, 4), video_options=dict(g="10"))
+    with av.open(str(path)) as container:
+        in_order = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    for i in (59, 0, 33, 10, 9):
+        assert np.array_equal(read_frames(path, [i * 0.04])[0][0], in_order[i])
+
+
+@pytest.mark.parametrize("name", ["with_sound.avi", "silent.mp4"])
+def test_real_clips_give_the_kth_decoded_frame(shared_data, name):
+    path = shared_data / "clips" / name
+    with av.open(str(path)) as container:
+        in_order = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    times = frame_times(path)
+    assert len(times) == len(in_order) and (np.diff(times) > 0).all()
+    chosen = [5, 6, 7, 8, 99, len(times) - 1]
+    for i, picture in zip(chosen, read_frames(path, times[chosen])[0]):
+        assert np.array_equal(picture, in_order[i])
+
+
+def test_sound_comes_back_as_written(tmp_path):
+    write_wav(tmp_path / "a.wav", tone(1), RATE)
+    sound, rate = read_sound(tmp_path / "a.wav")
+    assert rate == RATE and sound.dtype == np.float32
+    np.testing.assert_allclose(sound, tone(1), atol=2**-15)
+
+
+def test_sound_of_a_clip_has_its_pitch_and_place(clip):
+    sound, _ = read_sound(clip)
+    assert len(sound) == 5 * RATE
+    assert np.abs(sound[2000:70000] - tone(5)[2000:70000]).max() < 0.05
+
+
+@pytest.mark.parametrize("rate", [None, 8000, 22050, 44100])
+@pytest.mark.parametrize("form", CONTAINERS)
+def test_a_window_of_sound_is_a_part_of_the_whole(tmp_path, form, rate):
+    rng = np.random.default_rng(0)
+    sound = tone(4) + 0.1 * rng.standard_normal(4 * RATE).astype(np.float32)
+    stamps = range(100) if form == "avi" else range(0, 400, 4)
+    path = write(tmp_path / "clip", form, numbered(50) * 2, stamps, sound)
+    whole, found = read_sound(path, sample_rate=rate)
+    for start in (0.0, 0.73, 1.5, 2.2501):
+        part, _ = read_sound(path, start, 1.0, rate)
+        assert len(part) == round(found * 1.0)
+        first = round(start * found)
+        np.testing.assert_allclose(part, whole[first : first + len(part)], atol=1e-4)
+
+
+def test_resampling_keeps_frequency_and_length(tmp_path):
+    write_wav(tmp_path / "a.wav", tone(2, 44100), 44100)
+    sound, rate = read_sound(tmp_path / "a.wav", sample_rate=8000)
+    assert rate == 8000 and abs(len(sound) - 16000) <= 1
+    np.testing.assert_allclose(sound[200:15000], tone(2, 8000)[200:15000], atol=0.01)
+
+
+def test_every_sample_format_of_wav_is_read_at_its_own_scale(tmp_path):
+    wanted = np.array([0.0, 0.5, -0.5, 0.25, -1.0])
+    stored = {
+        "u8": (wanted * 128 + 128, np.uint8, 1, 8),
+        "s16": (wanted * 2**15, np.int16, 1, 16),
+        "s24": (wanted * 2**23, np.int32, 1, 24),
+        "s32": (wanted * 2**31, np.int32, 1, 32),
+        "f32": (wanted, np.float32, 3, 32),
+        "f64": (wanted, np.float64, 3, 64),
+    }
+    for name, (values, kind, tag, bits) in stored.items():
+        path = write_pcm(tmp_path / f"{name}.wav", values.astype(kind)[:, None], tag, bits)
+        np.testing.assert_allclose(read_sound(path)[0], wanted, atol=1e-6, err_msg=name)
+
+
+def test_float_sound_beyond_full_scale_is_clipped(tmp_path):
+    path = write_pcm(tmp_path / "loud.wav", np.array([[2.0], [-3.0], [0.5]], np.float32), 3, 32)
+    assert read_sound(path)[0].tolist() == [1.0, -1.0, 0.5]
+
+
+def test_sound_that_is_not_finite_is_damage(tmp_path):
+    path = write_pcm(tmp_path / "nan.wav", np.array([[0.0], [np.nan]], np.float32), 3, 32)
+    with pytest.raises(DamagedMedia, match="nan.wav.*not finite"):
+        read_sound(path)
+
+
+def test_stereo_is_averaged(tmp_path):
+    both = np.stack([np.full(800, 0.5), np.full(800, -0.1)], 1).astype(np.float32)
+    np.testing.assert_allclose(read_sound(write_pcm(tmp_path / "s.wav", both, 3, 32))[0], 0.2, atol=1e-6)
+
+
+def test_sound_that_starts_late_keeps_its_place_beside_the_video(tmp_path):
+    path = write(tmp_path / "late.mp4", "mp4", numbered(50), range(0, 200, 4), tone(1), sound_start=RATE)
+    sound, _ = read_sound(path)
+    assert not sound[: int(0.9 * RATE)].any()
+    assert np.sqrt((sound[int(1.1 * RATE) : int(1.9 * RATE)] ** 2).mean()) == pytest.approx(0.5 / 2**0.5, rel=0.05)
+    begin, end = sound_span(path)
+    assert begin == pytest.approx(1, abs=0.07) and end == pytest.approx(2, abs=0.07)
+
+
+def test_nothing_is_added_where_sound_ends(clip):
+    sound, _ = read_sound(clip, start=4.5, duration=2.0)
+    assert len(sound) == RATE // 2
+
+
+def test_a_window_without_sound_is_refused(clip):
+    with pytest.raises(EmptyStream, match="no sound between 7.000 s and 8.000 s.*0.000 s to 5.000 s"):
+        read_sound(clip, start=7, duration=1)
+
+
+def test_missing_streams_are_told(tmp_path):
+    write_clip(tmp_path / "silent.mp4", numbered(5), 10)
+    write_wav(tmp_path / "blind.wav", tone(1), RATE)
+    with pytest.raises(NoStream, match="silent.mp4 has no audio stream"):
+        read_sound(tmp_path / "silent.mp4")
+    with pytest.raises(NoStream, match="silent.mp4 has no audio stream"):
+        sound_span(tmp_path / "silent.mp4")
+    for read in (frame_times, lambda path: read_frames(path, [0.0])):
+        with pytest.raises(NoStream, match="blind.wav has no video stream"):
+            read(tmp_path / "blind.wav")
+    assert not probe(tmp_path / "silent.mp4").has_audio and not probe(tmp_path / "blind.wav").has_video
+
+
+def test_zero_length_sound_is_empty(tmp_path):
+    path = write_pcm(tmp_path / "empty.wav", np.zeros((0, 1), np.int16), 1, 16)
+    for read in (read_sound, sound_span):
+        with pytest.raises(EmptyStream, match="empty.wav"):
+            read(path)
+
+
+@pytest.mark.parametrize("form", ["matroska", "mpegts", "avi"])  # mp4 keeps no empty stream
+def test_a_video_stream_without_frames_is_empty(tmp_path, form):
+    path = write(tmp_path / "none", form, [], [], tone(1))
+    with pytest.raises(EmptyStream, match="none has a video stream without a frame"):
+        frame_times(path)
+
+
+@pytest.mark.parametrize("form", CONTAINERS)
+@pytest.mark.parametrize(("frames", "seconds"), [(10, 4), (60, 1)])
+def test_streams_of_unequal_length_are_no_damage(tmp_path, form, frames, seconds):
+    stamps = range(frames) if form == "avi" else range(0, 4 * frames, 4)
+    path = write(tmp_path / "clip", form, numbered(frames), stamps, tone(seconds))
+    assert len(frame_times(path)) == frames
+    assert len(read_sound(path)[0]) == pytest.approx(seconds * RATE, abs=0.12 * RATE)
+    assert np.diff(sound_span(path)) == pytest.approx(seconds, abs=0.12)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    for read in (probe, frame_times, read_sound, sound_span, lambda path: read_frames(path, [0.0])):
+        for path in (tmp_path / "absent.mp4", tmp_path):
+            with pytest.raises(MissingFile, match=str(path)):
+                read(path)
+
+
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(MissingFile, match="pipe.mp4"):
+        probe(tmp_path / "pipe.mp4")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video at all\n" * 50, bytes(4096)], ids=["empty", "text", "zeros"])
+def test_what_is_no_media_file_is_damaged(tmp_path, content):
+    (tmp_path / "x.mp4").write_bytes(content)
+    for read in (probe, frame_times, read_sound):
+        with pytest.raises(DamagedMedia, match="x.mp4"):
+            read(tmp_path / "x.mp4")
+
+
+@pytest.mark.parametrize("form", ["mp4", "matroska", "avi"])
+@pytest.mark.parametrize("part", [0.05, 0.4, 0.8])
+def test_a_truncated_file_is_damaged(tmp_path, form, part):
+    stamps = range(50) if form == "avi" else range(0, 200, 4)
+    whole = write(tmp_path / "whole", form, textured(50), stamps, tone(2), options=dict(movflags="+faststart"))
+    path = cut(whole, part, tmp_path / "part")
+    for read in (frame_times, lambda path: read_frames(path, [0.1]), read_sound):
+        with pytest.raises(DamagedMedia, match="part"):
+            read(path)
+
+
+def test_an_mp4_without_its_index_is_damaged(clip, tmp_path):
+    path = cut(clip, 0.7, tmp_path / "part.mp4")  # write_clip puts the index at the end
+    for read in (probe, frame_times, read_sound):
+        with pytest.raises(DamagedMedia, match="part.mp4"):
+            read(path)
+
+
+def test_a_truncated_wav_is_damaged_where_the_window_reaches_the_loss(tmp_path):
+    write_wav(tmp_path / "whole.wav", tone(2), RATE)
+    path = cut(tmp_path / "whole.wav", 0.5, tmp_path / "part.wav")
+    with pytest.raises(DamagedMedia, match="part.wav is truncated"):
+        read_sound(path)
+    assert len(read_sound(path, 0.0, 0.25)[0]) == RATE // 4
+
+
+def test_a_frame_that_builds_on_damage_is_refused_and_others_are_not(tmp_path):
+    path = write(tmp_path / "clip.mp4", "mp4", textured(60), range(0, 240, 4), video_options=dict(g="10"),
+                 vcodec="mpeg4")
+    with av.open(str(path)) as container:
+        packet = next(p for p in container.demux(video=0) if p.pts is not None and float(p.pts * p.time_base) >= 0.99)
+        place, size = packet.pos, packet.size
+    content = bytearray(path.read_bytes())
+    content[place + size // 4 : place + size // 2] = np.random.default_rng(0).bytes(size // 2 - size // 4)
+    path.write_bytes(content)
+    for t in (1.0, 1.08):  # frame 25 and one that follows it in its group 20..29
+        with pytest.raises(DamagedMedia, match="clip.mp4 is damaged"):
+            read_frames(path, [t])
+    assert len(read_frames(path, [0.3, 0.9, 2.0])[0]) == 3
+
+
+def test_a_key_frame_ends_damage_where_nothing_can_be_skipped(tmp_path):
+    """AVI with B frames is decoded from its start: what comes before must not spoil what comes after."""
+    path = write(tmp_path / "clip.avi", "avi", textured(60), range(60), tone(2.4), video_options=dict(g="10", bf="2"))
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        place, size = packets[25].pos + 8, packets[25].size  # behind the chunk's name and length
+    content = bytearray(path.read_bytes())
+    content[place + size // 4 : place + size] = b"\xff" * (size - size // 4)
+    path.write_bytes(content)
+    times = frame_times(path)
+    with pytest.raises(DamagedMedia, match="clip.avi is damaged"):
+        read_frames(path, times[20:30])
+    assert len(read_frames(path, times[[3, 45, 59]])[0]) == 3
+
+
+def test_a_hole_in_the_sound_is_damage(tmp_path):
+    path = tmp_path / "hole.mkv"
+    with av.open(str(path), "w", format="matroska") as container:
+        audio = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for at in (0.0, 1.5):
+            frame = av.AudioFrame.from_ndarray((tone(1)[None] * 32767).astype(np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, int(at * RATE), Fraction(1, RATE)
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+    with pytest.raises(DamagedMedia, match="jumps by 0.500 s at 1.000 s"):
+        read_sound(path)
+
+
+def test_written_clips_are_the_same_bytes_each_time(tmp_path):
+    for name in "ab":
+        write_clip(tmp_path / name, textured(10), 25, tone(0.4), RATE)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    (dict(frames=[]), "no frame"),
+    (dict(frames=[np.zeros((15, 16, 3), np.uint8)]), "must be even, got 15x16"),
+    (dict(frames=[np.zeros((16, 16, 3), np.uint8), np.zeros((16, 18, 3), np.uint8)]), r"frame 1 is \(16, 18, 3\)"),
+    (dict(frames=[np.zeros((16, 16, 3), np.float32)]), "float32, expected"),
+    (dict(sound=tone(1)), "both sound and sample_rate"),
+], ids=["none", "odd", "sizes", "type", "rate"])
+def test_write_clip_refuses_what_it_cannot_store(tmp_path, change, told):
+    with pytest.raises(ValueError, match=told):
+        write_clip(tmp_path / "x.mp4", **dict(frames=numbered(2), fps=10) | change)
+
+
+def test_grey_levels_tell_frames_apart():
+    assert all(a + 1 == b for a, b in pairwise(numbers_of(numbered(60))))
