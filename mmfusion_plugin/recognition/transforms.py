@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from numbers import Real
 
 import numpy as np
@@ -67,7 +69,8 @@ class LoadClip(BaseTransform):
             is the data set's own word for a missing modality.
         test_mode: windows and frames without chance. Set it in the pipelines of validation and test.
         cache_mb: MiB of decoded clips that each process keeps, the least recently used going first; 0: none.
-            Never changes a result. For small data sets, with ``persistent_workers=True``.
+            Pipelines with the same number share them. Never changes a result. For small data sets, with
+            ``persistent_workers=True``.
         missing_size: (H, W) of the stand-in frames of a clip without video, where its header names none. Give
             the data's own size if the pipeline does not bring all frames to one.
 
@@ -123,7 +126,7 @@ class LoadClip(BaseTransform):
         if sound is not None:
             self.sample_rate, self.seconds, self.pad = _sound_options(sound, clip_seconds)
             self.samples = round(self.seconds * self.sample_rate)
-        self.cache = _Cache(int(cache_mb * MIB))
+        self.cache = _shared_cache(int(cache_mb * MIB))
         self._reported: set[tuple[str, str]] = set()
 
     def transform(self, results: dict) -> dict:
@@ -259,11 +262,18 @@ class _Cache:
             self.size -= self._entries.popitem(last=False)[1][1]
 
 
+@cache
+def _shared_cache(limit: int) -> _Cache:
+    """One for all pipelines of a process: evaluations after evaluations, and trainings after trainings, share it."""
+    return _Cache(limit)
+
+
 class _Stream:
     """One modality of one file, read once where the cache has room for all of it."""
 
     def __init__(self, path, cache: _Cache) -> None:
         self.path, self.cache = str(path), cache
+        self.version = _version(self.path) if cache.limit else None
         self._index: FrameIndex | None = None
         self._span: tuple[float, float] | None = None
 
@@ -309,10 +319,11 @@ class _Stream:
         return whole[first : first + round(seconds * sample_rate)]
 
     def _kept(self, kind, read: Callable, size_of: Callable):
-        value = self.cache.get((self.path, kind))
+        key = (self.path, self.version, kind)
+        value = self.cache.get(key)
         if value is None:
             value = read()
-            self.cache.put((self.path, kind), value, size_of(value))
+            self.cache.put(key, value, size_of(value))
         return value
 
     def _kept_whole(self, kind, expected: int, read: Callable, size_of: Callable):
@@ -323,6 +334,15 @@ class _Stream:
             return self._kept(kind, read, size_of)
         except MediaError:  # the wanted part may be sound
             return None
+
+
+def _version(path: str) -> tuple[int, int] | None:
+    """Changes when a file is written again; None for what is no file."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _sound_options(sound: Mapping, clip_seconds: float | None) -> tuple[int, float, str]:

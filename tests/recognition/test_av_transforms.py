@@ -324,6 +324,22 @@ def test_a_cached_clip_is_not_decoded_again(files, monkeypatch):
     assert np.array_equal(np.stack(first[0]["imgs"]), np.stack(again["imgs"]))
 
 
+def test_pipelines_share_the_cache_and_notice_a_file_written_again(files, tmp_path, monkeypatch):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes((files / "clip.mp4").read_bytes())
+
+    def frames():
+        loader = LoadClip(num_frames=2, sound=SOUND, cache_mb=63, test_mode=True)
+        return np.stack(loader(dict(media=dict(visual=str(path), audio=str(path))))["imgs"]).astype(int)
+
+    first = frames()
+    with monkeypatch.context() as patch:
+        patch.setattr("mmfusion_plugin.recognition.transforms.read_frames", None)
+        assert np.array_equal(frames(), first)
+    write_clip(path, [np.full((48, 64, 3), 250, np.uint8)] * 80, FPS, ramp(4), RATE)
+    assert np.abs(frames() - 250).max() < 5
+
+
 def test_the_cache_stays_within_its_bytes(files):
     loader, _ = runs(files, 1)
     held = sum(size for _, size in loader.cache._entries.values())
