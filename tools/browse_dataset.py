@@ -1,20 +1,22 @@
-"""Draw what the model really gets: the pipeline's and preprocessor's output beside the label.
+"""Draw what the model really gets: the pipeline's and preprocessor's output with the label; of either task.
 
     python tools/browse_dataset.py CONFIG --out DIR [--split train|val|test] [--number 8]
 """
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 
 import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything of theirs is imported
 
 # isort: split
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmfusion_plugin.engine import launch
+
+ROOMS = {"mmseg": "segmentation", "mmaction": "recognition"}  # by default_scope
 
 
 def main() -> None:
@@ -30,23 +32,17 @@ def main() -> None:
         raise launch.UsageError(f"--number {args.number}: at least 1")
     if f"{args.split}_dataloader" not in cfg:
         raise launch.UsageError(f"--split {args.split}: the config has no {args.split}_dataloader")
-    init_default_scope(cfg.get("default_scope", "mmseg"))
-
-    from mmfusion_plugin.segmentation.visualize import draw_grid, label_panel, sensor_panels
+    scope = cfg.get("default_scope", "mmseg")
+    if scope not in ROOMS:
+        raise launch.UsageError(f"the config's default_scope is {scope!r}, expected one of {sorted(ROOMS)}")
+    init_default_scope(scope)
+    draw_sample = importlib.import_module(f"mmfusion_plugin.{ROOMS[scope]}.visualize").draw_sample
 
     dataset = DATASETS.build(cfg[f"{args.split}_dataloader"].dataset)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)
-    classes, palette = dataset.metainfo["classes"], dataset.metainfo["palette"]
     for index in range(min(args.number, len(dataset))):
         data = preprocessor(pseudo_collate([dataset[index]]), training=args.split == "train")
-        sample = data["data_samples"][0]
-        label = sample.gt_sem_seg.data[0].cpu().numpy()
-        row = [*sensor_panels(preprocessor, data["inputs"][0], sample.metainfo["available"]),
-               label_panel(label, palette, "label")]
-        name = Path(sample.metainfo["seg_map_path"]).stem
-        path = draw_grid([row], [sample.metainfo["img_path"]], Path(args.out) / f"{args.split}_{name}.png",
-                         classes, palette, sorted(set(label.ravel().tolist())))
-        print(path)
+        print(draw_sample(dataset, preprocessor, data, Path(args.out) / f"{args.split}_{index:03d}"))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """Pictures of what the model gets: frames in a row over the spectrogram."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-__all__ = ["draw_clip"]
+__all__ = ["draw_clip", "draw_sample"]
 
 FRAMES = 8  # a row holds no more than these, evenly spaced
-CELL, STRIP, HEAD = 1.8, 1.6, 0.9  # inches: side of a frame, height of a spectrogram, caption above the picture
+CELL, STRIP, HEAD = 1.8, 1.6, 0.35  # inches: side of a frame, height of a spectrogram, the line above them
+
+FILL = dict(left=0.01, right=0.99, bottom=0.16, top=0.86, wspace=0.05)
 
 
 def draw_clip(
@@ -35,14 +39,30 @@ def draw_clip(
     width = max(_columns(values) for _, values, _ in rows) * CELL
     heights = [CELL if _is_frames(values) else STRIP for _, values, _ in rows]
     figure = Figure(figsize=(max(width, 5.0), sum(heights) + HEAD), dpi=100)
-    parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    head, *parts = figure.subfigures(1 + len(rows), 1, height_ratios=[HEAD, *heights], squeeze=False)[:, 0]
+    head.text(0.01, 0.5, title, fontsize=9, va="center")
     for part, (m, values, there) in zip(parts, rows):
         _draw_row(part, m, values, there)
-    figure.suptitle(title, fontsize=9)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)
     return out
+
+
+def draw_sample(dataset: Dataset, preprocessor: nn.Module, data: Mapping, out: str | Path) -> Path:
+    """What the model gets of one sample, its label and its file, as ``OUT_<clip>.png``.
+
+    Args:
+        data: the preprocessor's output for a batch of one.
+        out: path without an ending.
+    """
+    sample = data["data_samples"][0]
+    label, classes = int(sample.gt_label), dataset.metainfo.get("classes")
+    name = str(sample.metainfo["filename"])
+    title = f"{label} {classes[label]}" if classes else f"class {label}"
+    inputs = {m: x[0] for m, x in data["inputs"].items()}
+    path = f"{out}_{re.sub('[^A-Za-z0-9]+', '-', Path(name).stem).strip('-')}.png"
+    return draw_clip(preprocessor, inputs, f"{title}   {name}", path, sample.metainfo["available"])
 
 
 def _in_units(preprocessor: nn.Module, m: str, x: Tensor) -> np.ndarray:
@@ -79,24 +99,18 @@ def _draw_row(part, m: str, values: np.ndarray, there: bool) -> None:
         return
     pictures = _frames(values) if _is_frames(values) else values
     if pictures.ndim <= 2:
-        axis = part.subplots()
+        axis = part.subplots(gridspec_kw=FILL)
         axis.imshow(np.atleast_2d(pictures), aspect="auto", cmap="viridis")
         axis.set_yticks([])
         return
     if not _is_frames(values):
         pictures = pictures.reshape(-1, *pictures.shape[-2:])
     chosen = np.linspace(0, len(pictures) - 1, min(FRAMES, len(pictures))).round().astype(int)
-    for axis, index in zip(part.subplots(1, len(chosen), squeeze=False)[0], chosen):
+    grid = part.subplots(1, len(chosen), squeeze=False, gridspec_kw=FILL)[0]
+    for axis, index in zip(grid, chosen):
         if _is_frames(values):
             axis.imshow(pictures[index], interpolation="nearest")
         else:
             axis.imshow(pictures[index], origin="lower", aspect="auto", cmap="viridis")
         axis.set_xticks([])
         axis.set_yticks([])
-
-
-def describe(label: int | Sequence[float], classes: Sequence[str] | None) -> str:
-    """A label by its class's name."""
-    if not isinstance(label, int):
-        return "mixed label"
-    return f"{label} {classes[label]}" if classes else str(label)

@@ -10,8 +10,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-__all__ = ["Panel", "draw_grid", "error_panel", "label_panel", "sensor_panels"]
+__all__ = ["Panel", "draw_grid", "draw_sample", "error_panel", "label_panel", "sensor_panels"]
 
 IGNORE = 255
 CELL, GAP, HEAD = 3, 0.12, 0.5  # inches: width of a picture, between pictures, for name and caption
@@ -102,6 +103,21 @@ def draw_grid(rows: Sequence[Sequence[Panel]], names: Sequence[str], out: str | 
         figure.suptitle(title, fontsize=10, y=1 - 0.12 / height, va="top")
     figure.savefig(out, dpi=100)
     return out
+
+
+def draw_sample(dataset: Dataset, preprocessor: nn.Module, data: Mapping, out: str | Path) -> Path:
+    """What the model gets of one sample beside its label, as ``OUT_<frame>.png``.
+
+    Args:
+        data: the preprocessor's output for a batch of one.
+        out: path without an ending.
+    """
+    sample, classes, palette = data["data_samples"][0], dataset.metainfo["classes"], dataset.metainfo["palette"]
+    label = sample.gt_sem_seg.data[0].cpu().numpy()
+    row = [*sensor_panels(preprocessor, data["inputs"][0], sample.metainfo["available"]),
+           label_panel(label, palette, "label")]
+    path = Path(f"{out}_{Path(sample.metainfo['seg_map_path']).stem}.png")
+    return draw_grid([row], [sample.metainfo["img_path"]], path, classes, palette, sorted(set(label.ravel().tolist())))
 
 
 def _metric_panel(m: str, metres: np.ndarray, known: np.ndarray) -> Panel:
