@@ -1,9 +1,11 @@
 """One encoder per modality behind mmsegmentation's and mmaction2's single ``backbone`` slot."""
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, ModuleDict
 from mmengine.registry import MODELS
@@ -23,14 +25,15 @@ class MultimodalBackbone(BaseModule):
     A backbone's ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)``, alone or in a list,
     or its ``pretrained=...`` also works where the modality has another number of channels than the
     checkpoint's first convolution (RGB weights for depth): that kernel is averaged over its input
-    channels. The log names every tensor that was not loaded. Freezing and the like stay the inner
-    backbone's own.
+    channels. mmaction2's ResNets keep their own loaders (torchvision's names, inflation to 3D), and only the
+    first kernel is averaged afterwards. The log names every tensor that was not loaded. Freezing and the
+    like stay the inner backbone's own.
 
     Args:
         modalities: names, in the order in which the data preprocessor stacks them.
         backbones: config of each modality's encoder; ``mmseg.``/``mmpretrain.`` prefixes reach any
             library, no prefix the default scope.
-        in_channels: input channels by modality; written into each backbone's config.
+        in_channels: input channels by modality; written into the config of each backbone that takes them.
 
     Shapes: a Tensor (B, sum of in_channels, H, W), or {m: input of any shape} ->
         {m: tuple of feature maps, as the encoder returns them}.
@@ -62,21 +65,29 @@ class MultimodalBackbone(BaseModule):
         self.pretrained: dict[str, Mapping] = {}
         self.encoders = ModuleDict()  # torch's own hides its members from mmengine's init_weights
         for m in self.modalities:
-            cfg = {"in_channels": in_channels[m], **backbones[m]}
-            if cfg["in_channels"] != in_channels[m]:
+            cfg = dict(backbones[m])
+            if "in_channels" in cfg or _takes_in_channels(cfg):
+                cfg.setdefault("in_channels", in_channels[m])
+            if cfg.get("in_channels", in_channels[m]) != in_channels[m]:
                 raise ValueError(
                     f"backbone.backbones.{m}.in_channels is {cfg['in_channels']}, "
                     f"backbone.in_channels.{m} is {in_channels[m]}"
                 )
-            published = _take_pretrained(cfg, m)
+            published = None if _loads_itself(cfg) else _take_pretrained(cfg, m)
             if published is not None:
                 self.pretrained[m] = published
             self.encoders[m] = MODELS.build(cfg)
+            if "in_channels" not in cfg:
+                _check_input(self.encoders[m], m, in_channels[m])
 
     def init_weights(self) -> None:
         super().init_weights()
         for m, init in self.pretrained.items():
             load_pretrained(self.encoders[m], init["checkpoint"], init.get("prefix", ""), m)
+        for m, encoder in self.encoders.items():
+            checkpoint = getattr(encoder, "pretrained", None)
+            if isinstance(checkpoint, str) and m not in self.pretrained:
+                _adapt_first(encoder, checkpoint, m)
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
         streams = self.split(inputs) if isinstance(inputs, Tensor) else inputs
@@ -105,6 +116,55 @@ def _check_names(modalities: Sequence[str]) -> tuple[str, ...]:
     if not isinstance(modalities[0], str) or "." in modalities[0] or modalities[0] in RESERVED:
         raise ValueError(f"backbone.modalities: {modalities[0]!r} cannot be a modality's name; rename it")
     return tuple(modalities)
+
+
+def _constructor(cfg: Mapping) -> Mapping[str, inspect.Parameter]:
+    """Parameters of the encoder that ``cfg`` names; none where it cannot be found (building it says why)."""
+    kind = cfg.get("type")
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    return {} if kind is None else inspect.signature(kind).parameters
+
+
+def _takes_in_channels(cfg: Mapping) -> bool:
+    parameters = _constructor(cfg)
+    catch_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return "in_channels" in parameters or catch_all or not parameters
+
+
+def _loads_itself(cfg: Mapping) -> bool:
+    """mmaction2's ResNets map torchvision's names, and inflate 2D kernels, in loaders of their own."""
+    names = _constructor(cfg)
+    return isinstance(cfg.get("pretrained"), str) and bool({"torchvision_pretrain", "pretrained2d"} & set(names))
+
+
+def _check_input(encoder: nn.Module, modality: str, channels: int) -> None:
+    first = next((part for part in encoder.modules() if isinstance(part, _ConvNd)), None)
+    if first is not None and first.in_channels != channels:
+        raise ValueError(
+            f"backbone.in_channels.{modality} is {channels}, the first convolution of {type(encoder).__name__} reads "
+            f"{first.in_channels}; this encoder takes no in_channels"
+        )
+
+
+def _adapt_first(encoder: nn.Module, checkpoint: str, modality: str) -> None:
+    """Average the first kernel of a checkpoint that the encoder loaded itself, leaving out one that did not fit."""
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
+    state = loaded.get("state_dict", loaded)
+    own = next((part.weight for part in encoder.modules() if isinstance(part, _ConvNd)), None)
+    kernel = next((v for v in state.values() if isinstance(v, Tensor) and v.ndim == 4), None)
+    if own is None or kernel is None or own.shape[1] == kernel.shape[1]:
+        return
+    if own.ndim == 5 and kernel.shape[-2:] == own.shape[-2:]:
+        kernel = kernel.unsqueeze(2).expand(-1, -1, own.shape[2], -1, -1) / own.shape[2]
+    adapted = adapt_first_convolution(kernel, own)
+    if adapted.shape != own.shape:
+        raise ValueError(
+            f"backbone.backbones.{modality}.pretrained={checkpoint!r}: its first kernel {tuple(kernel.shape)} does not "
+            f"fit the encoder's {tuple(own.shape)}"
+        )
+    with torch.no_grad():
+        own.copy_(adapted)
+    print_log(f"{modality}: first convolution of {checkpoint} averaged over its input channels", logger="current")
 
 
 def _take_pretrained(cfg: dict, modality: str) -> Mapping | None:

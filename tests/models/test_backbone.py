@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from mmengine.registry import MODELS
@@ -177,3 +179,36 @@ def test_the_encoders_own_initialisation_runs():
     weight = backbone.encoders["depth"].layer4[1].conv2.weight
     # ResNet's own is He's normal over the outgoing connections; torch's default has a sixth of its variance
     assert abs(weight.std() - (2 / (weight.shape[0] * 9)) ** 0.5) < 0.1 * weight.std()
+
+
+def mmaction_backbone(**encoders):
+    pytest.importorskip("mmaction")
+    return MODELS.build(dict(type="MultimodalBackbone", modalities=["visual", "audio"],
+                             in_channels=dict(visual=3, audio=1), backbones=encoders))
+
+
+def test_mmaction_resnets_load_torchvision_weights_themselves_and_the_first_kernel_is_averaged(tmp_path):
+    """torchvision calls mmaction2's conv1.conv.weight conv1.weight, and conv1.bn.weight bn1.weight."""
+    encoder = dict(type="mmaction.ResNet", depth=18, num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,))
+    torch.manual_seed(1)
+    source = mmaction_backbone(visual=dict(encoder), audio=dict(encoder)).encoders["visual"].state_dict()
+    torchvision = {re.sub(r"conv(\d)\.bn", r"bn\1", name.replace(".conv.", ".")): v for name, v in source.items()}
+    torch.save(torchvision, tmp_path / "resnet18.pth")
+    encoder["pretrained"] = str(tmp_path / "resnet18.pth")
+    backbone = mmaction_backbone(visual=dict(encoder), audio=dict(encoder))
+    backbone.init_weights()
+    assert all(torch.equal(v, source[name]) for name, v in backbone.encoders["visual"].state_dict().items())
+    audio = backbone.encoders["audio"].state_dict()
+    torch.testing.assert_close(audio.pop("conv1.conv.weight"), source["conv1.conv.weight"].mean(1, keepdim=True))
+    assert all(torch.equal(v, source[name]) for name, v in audio.items())
+
+
+def test_an_encoder_without_in_channels_is_built_and_its_own_number_is_checked():
+    sound = dict(type="mmaction.ResNet", depth=18, num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,))
+    small = dict(type="mmaction.MobileNetV2", widen_factor=0.25)
+    feats = mmaction_backbone(visual=small, audio=sound).eval()(
+        dict(visual=torch.randn(2, 3, 32, 32), audio=torch.randn(2, 1, 32, 32)))
+    assert feats["visual"][-1].shape[:2] == (2, 1280)
+    with pytest.raises(ValueError, match="in_channels.visual is 4, the first convolution of MobileNetV2 reads 3"):
+        MODELS.build(dict(type="MultimodalBackbone", modalities=["visual", "audio"],
+                          in_channels=dict(visual=4, audio=1), backbones=dict(visual=small, audio=sound)))
