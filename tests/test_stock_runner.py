@@ -1,13 +1,11 @@
 """The shipped demo config under mmsegmentation's own tools, from another directory, and resumed."""
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from running import call
 
 pytest.importorskip("mmseg")
 CONFIG = "configs/segmentation/scfae_r18-segformer_demo-rooms.py"
@@ -25,14 +23,6 @@ def options(rooms, iterations):
     roots = [f"{part}_dataloader.dataset.data_root={rooms}" for part in ("train", "val", "test")]
     return ["--cfg-options", *roots, "train_dataloader.batch_size=2", f"train_cfg.max_iters={iterations}",
             "train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2", "default_hooks.logger.interval=1"]
-
-
-def call(cwd, script, *arguments):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(script), *map(str, arguments)], cwd=cwd, env=env, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
 
 
 @pytest.mark.skipif(not STOCK.is_dir(), reason="this mmsegmentation has no .mim/tools (not a wheel)")

@@ -12,7 +12,7 @@ model = dict(
         type='MultimodalActionDataPreProcessor', modalities=['audio'], mean=dict(audio=-1.2), std=dict(audio=1.4)),
     backbone=dict(
         type='MultimodalBackbone', modalities=['audio'], in_channels=dict(audio=1),
-        backbones=dict(audio=dict(type='SmallCNN', channels=(16, 32, 64), strides=((4, 2), 2, 2)))),
+        backbones=dict(audio=dict(type='SmallCNN', pools=((4, 2), 2, 2, 2)))),
     neck=dict(type='SingleModality', modality='audio', in_channels=64, out_channels=64),
     cls_head=dict(type='FusionHead', num_classes=10, in_channels=64, topk=(1, )))
 

@@ -12,7 +12,7 @@ model = dict(
         type='MultimodalActionDataPreProcessor', modalities=['visual'], mean=dict(visual=126.0), std=dict(visual=42.0)),
     backbone=dict(
         type='MultimodalBackbone', modalities=['visual'], in_channels=dict(visual=3),
-        backbones=dict(visual=dict(type='SmallCNN', channels=(16, 32, 64)))),
+        backbones=dict(visual=dict(type='SmallCNN'))),
     frames_per_clip=dict(visual=3),
     neck=dict(type='SingleModality', modality='visual', in_channels=64, out_channels=64),
     cls_head=dict(type='FusionHead', num_classes=10, in_channels=64, topk=(1, )))

@@ -38,9 +38,9 @@ VERSION = 1
 class Difficulty:
     """How hard each modality is; brightness in grey levels, 0-255."""
 
-    contrast: float = 80  # of a full stroke against the ground
-    noise: float = 25  # standard deviation of the sensor noise, every frame anew
-    clutter: int = 2  # pieces of other digits, as bright as the digit
+    contrast: float = 45  # of a full stroke against the ground
+    noise: float = 32  # standard deviation of the sensor noise, every frame anew
+    clutter: int = 5  # pieces of other digits, as bright as the digit
     piece: int = 8  # height and width of such a piece, in pixels of the 28 x 28 image
     snr: float = -1  # dB, speech against noise over the length of the word; each clip within +- spread
     spread: float = 5
@@ -214,9 +214,9 @@ def film(rng: np.random.Generator, image: np.ndarray, others: np.ndarray, size: 
         end = start + 0.5 * (end - start)
         for t, centre in enumerate(np.linspace(start, end, frames)):
             strokes[t] = np.maximum(strokes[t], _place(thing / 255, size, centre, zoom, angle))
-    ground = rng.uniform(70, 185, 3)
-    colour = rng.normal(size=3)
-    colour *= np.sqrt(3) / np.linalg.norm(colour)
+    ground = rng.uniform(50, 130, 3)
+    colour = rng.uniform(0.4, 1, 3)  # strokes are always brighter than the ground
+    colour /= colour.mean()
     shade = rng.uniform(-25, 25, (2, 3))
     grid = np.linspace(-1, 1, size)
     scene = ground + shade[0] * grid[:, None, None] + shade[1] * grid[None, :, None]

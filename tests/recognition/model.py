@@ -26,7 +26,7 @@ R2PLUS1D = dict(SLOWONLY, type="ResNet2Plus1d", pretrained2d=False, inflate=(1, 
 
 
 def small_cnn(width: int, **options) -> dict:
-    return dict(type="SmallCNN", channels=[width], strides=[4], **options)
+    return dict(type="SmallCNN", channels=[width], pools=[4], **options)
 
 
 def model_cfg(neck=None, head=None, backbones=None, widths=WIDTHS, **options) -> dict:

@@ -28,7 +28,7 @@ dataset = dict(
     metainfo=dict(classes=[
         'disc_rising', 'disc_falling', 'cross_falling', 'cross_pulsing', 'triangle_pulsing', 'triangle_rising']))
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=16,
     num_workers=0,  # after the first epoch everything comes from the cache
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(**dataset, ann_file='train.txt', pipeline=train_pipeline))

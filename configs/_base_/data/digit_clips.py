@@ -28,7 +28,7 @@ dataset = dict(
     data_root=data_root,
     metainfo=dict(classes=['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine']))
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     num_workers=0,  # after the first epoch everything comes from the cache
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(**dataset, ann_file='train.txt', pipeline=train_pipeline))

@@ -1,4 +1,4 @@
-"""Two small encoders (73 thousand parameters each) for clips of 32x32 pixels; the leaf names the neck's type.
+"""Two small encoders (61 thousand parameters each) for clips of 32x32 pixels; the leaf names the neck's type.
 
 The auxiliary classifiers (aux_weight=0) are probes: they report what each encoder knows and train nothing else.
 """
@@ -12,8 +12,8 @@ model = dict(
         modalities=['visual', 'audio'],
         in_channels=dict(visual=3, audio=1),
         backbones=dict(
-            visual=dict(type='SmallCNN', channels=(16, 32, 64)),
-            audio=dict(type='SmallCNN', channels=(16, 32, 64), strides=((4, 2), 2, 2)))),
+            visual=dict(type='SmallCNN'),
+            audio=dict(type='SmallCNN', pools=((4, 2), 2, 2, 2)))),
     frames_per_clip=dict(visual=3),  # data: LoadClip.num_frames
     neck=dict(modalities=['visual', 'audio'], in_channels=dict(visual=64, audio=64), out_channels=64),
     cls_head=dict(

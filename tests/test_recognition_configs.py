@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+pytest.importorskip("mmaction")
+
+from mmaction.registry import DATASETS, MODELS
+from mmaction.structures import ActionDataSample
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+LEAVES = sorted((CONFIGS / "recognition").glob("*.py"))
+every_config = pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in LEAVES])
+
+# One sample of each modality as the pipeline packs it, small where the encoder allows.
+FRAMES, SOUND = (3, 3, 32, 32), (1, 1, 129, 63)
+
+
+def load(path: Path) -> Config:
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def batch(cfg: Config, number: int = 4) -> dict:
+    channels = cfg.model.backbone.in_channels
+    shapes = {m: {"visual": FRAMES, "audio": SOUND}.get(m, (C,)) for m, C in channels.items()}
+    samples = [ActionDataSample().set_gt_label(i % cfg.model.cls_head.num_classes) for i in range(number)]
+    return dict(inputs={m: [torch.rand(shape) for _ in range(number)] for m, shape in shapes.items()},
+                data_samples=samples)
+
+
+@every_config
+def test_the_model_trains_a_step_and_predicts(path):
+    cfg = load(path)
+    model = MODELS.build(cfg.model)
+    data = model.data_preprocessor(batch(cfg), training=True)
+    loss, _ = model.parse_losses(model(**data, mode="loss"))
+    loss.backward()
+    idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert loss.isfinite() and not idle, f"no gradient reaches {idle}"
+
+    model.eval()
+    with torch.no_grad():
+        predicted = model.test_step(batch(cfg))
+    assert predicted[0].pred_score["fused"].shape == (cfg.model.cls_head.num_classes,)
+
+
+@every_config
+def test_names_and_classes_agree_between_parts(path):
+    cfg = load(path)
+    modalities = cfg.model.backbone.modalities
+    assert isinstance(modalities, list), "order lives in a list"
+    assert list(cfg.model.data_preprocessor.modalities) == modalities
+    assert cfg.model.neck.get("modalities", [cfg.model.neck.get("modality")]) == modalities
+    loaders = [cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader]
+    for loader in loaders:
+        packing = loader.dataset.pipeline[-1]
+        assert packing.modalities == modalities
+        frames = [step.num_frames for step in loader.dataset.pipeline if "num_frames" in step]
+        assert frames == [n for m, n in cfg.model.get("frames_per_clip", {}).items() if m == "visual"]
+    assert len({loader.dataset.data_root for loader in loaders}) == 1
+    dataset = cfg.train_dataloader.dataset
+    if dataset.type == "KineticsSoundDataset":
+        from mmfusion_plugin.recognition.clip_lists import load_class_list
+
+        classes = len(load_class_list(dataset.class_list))
+    else:
+        listed = dataset.get("metainfo") or DATASETS.get(dataset.type).METAINFO
+        classes = dataset.get("num_classes") or len(listed["classes"])
+    assert cfg.model.cls_head.num_classes == classes
+
+
+@every_config
+def test_evaluation_is_without_chance(path):
+    cfg = load(path)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        for step in loader.dataset.pipeline:
+            assert step.type != "LoadClip" or step.test_mode
+            assert step.type not in ("RandomResizedCrop", "Flip")
+
+
+@every_config
+def test_every_lookup_survives_sorted_keys(path, tmp_path):
+    """mmengine writes configs with sorted keys: what is read back must say the same."""
+    cfg = load(path)
+    cfg.dump(tmp_path / "dumped.py")
+    again = Config.fromfile(tmp_path / "dumped.py")
+    for part in ("model", "train_dataloader", "test_dataloader"):
+        assert again[part] == cfg[part]
+
+
+@every_config
+def test_the_header_gives_command_and_expectation(path):
+    header = path.read_text().split('"""')[1]
+    assert f"configs/recognition/{path.name}" in header and "\nExpect: " in header
+    assert not re.search("@@", path.read_text())
+
+
+@every_config
+def test_the_schedule_ends_with_the_training(path):
+    cfg = load(path)
+    ends = [step["end"] for step in cfg.param_scheduler if "end" in step]
+    assert not ends or ends[-1] == cfg.train_cfg.max_epochs
+
+
+def test_the_presets_shapes_are_what_the_configs_promise():
+    """257 x 188 (CREMA-D) and 129 x 626 (Kinetics-Sound): numbers of UDML's scripts."""
+    from mmfusion_plugin.recognition.spectrograms import PRESETS
+
+    found = {}
+    for name in ("crema-d", "kinetics-sound"):
+        pipeline = load(CONFIGS / "recognition" / f"concat_r18_{name}.py").train_dataloader.dataset.pipeline
+        sound, preset = pipeline[0].sound, PRESETS[next(s.preset for s in pipeline if s.type == "AudioSpectrogram")]
+        samples = round(sound.sample_rate * sound.seconds)
+        found[name] = (preset["n_fft"] // 2 + 1, 1 + samples // preset["hop"])
+    assert found == {"crema-d": (257, 188), "kinetics-sound": (129, 626)}
+
+
+def test_the_six_views_are_read(shared_data):
+    cfg = load(CONFIGS / "recognition" / "scfae_handwritten6.py")
+    options = dict(data_root=str(shared_data / "handwritten6"))
+    train, test = (DATASETS.build(dict(part.dataset) | options) for part in (cfg.train_dataloader, cfg.test_dataloader))
+    assert (len(train), len(test)) == (1600, 400)
+    inputs = train[0]["inputs"]
+    assert {m: len(x) for m, x in inputs.items()} == dict(cfg.model.backbone.in_channels)
+    mean = torch.stack([train[i]["inputs"]["kar"] for i in range(1600)]).mean(0)
+    assert mean.abs().max() < 1e-4, "standardised by the training part"
