@@ -1,7 +1,7 @@
 """Log spectrograms of waveforms, and the settings in use.
 
-Frames are centred as in ``librosa.stft`` (0.10 or later, which pads with zeros): frame t covers the samples around t * hop, zeros stand before
-the first and after the last sample, and S samples give 1 + S // hop frames.
+Frames are centred as in ``librosa.stft`` (0.10 or later, which pads with zeros): frame t covers the samples
+around t * hop, zeros stand before the first and after the last sample, and S samples give 1 + S // hop frames.
 """
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PRESETS = {
     # log(|STFT| + 1e-7); several public audio-visual code bases share these lines. 66,150 samples -> (257, 188).
     # LoadClip.clip_seconds=None. Other than there, sound shorter than 1 s is repeated to 3 s too, not three times.
     "crema-d-udml": dict(sample_rate=22050, seconds=3.0, pad="tile", n_fft=512, hop=353),
-    # UDML's settings for Kinetics-Sound as stated for this project, not compared with the scripts: 16 kHz, 5 s at random
-    # in training and from the centre at test, n_fft 256, hop 128; ``tile`` and the logarithm's floor are those above.
+    # UDML's settings for Kinetics-Sound as stated for this project, not compared with the scripts: 16 kHz, 5 s at
+    # random in training and from the centre at test, n_fft 256, hop 128; ``tile`` and the floor are those above.
     # 80,000 samples -> (129, 626). LoadClip.clip_seconds=5.0 gives frames and sound of the same 5 s.
     "kinetics-sound-udml": dict(sample_rate=16000, seconds=5.0, pad="tile", n_fft=256, hop=128),
-    # The front end of the field for AudioSet, e.g. AST (Gong et al., Interspeech 2021): 16 kHz, 25 ms windows every
-    # 10 ms, 128 mel bins, clips of 10 s. 160,000 samples -> (128, 1001). In this style, not the same numbers: AST takes Kaldi's
-    # filter bank (512 points, pre-emphasis, HTK's mel scale); here plain STFT power, n_fft 400 and Slaney's mel scale, on
-    # which every one of 128 filters holds an FFT bin (on HTK's some do not), log(power + 1e-7).
+    # In the style of the field's front ends for AudioSet, e.g. AST (Gong et al., Interspeech 2021): 16 kHz, 25 ms
+    # windows every 10 ms, 128 mel bins, clips of 10 s. 160,000 samples -> (128, 1001). Not AST's own numbers: it takes
+    # Kaldi's filter bank (512 points, pre-emphasis, HTK's mel scale); here plain STFT power, n_fft 400 and Slaney's
+    # scale, on which each of 128 filters holds an FFT bin (on HTK's some do not), log(power + 1e-7).
     "audioset-logmel": dict(sample_rate=16000, seconds=10.0, pad="tile", n_fft=400, hop=160, n_mels=128),
 }
 

@@ -22,9 +22,9 @@ import numpy as np
 __all__ = ["CLASSES", "PALETTE", "Frame", "generate", "render"]
 
 CLASSES = ("wall", "floor", "cabinet", "poster", "rug", "box", "ball")
-# Okabe and Ito's colours: they stay apart for colour-blind readers
+# Okabe and Ito's colours: they stay apart for colour-blind readers; light grey would look like "unknown"
 PALETTE = (
-    (153, 153, 153), (230, 159, 0), (86, 180, 233), (204, 121, 167), (0, 158, 115), (0, 114, 178), (240, 228, 66),
+    (50, 50, 50), (230, 159, 0), (86, 180, 233), (204, 121, 167), (0, 158, 115), (0, 114, 178), (240, 228, 66),
 )
 WALL, FLOOR, CABINET, POSTER, RUG, BOX, BALL = range(len(CLASSES))
 CEILING = -1  # stays unlabelled, so that the demo exercises the ignore label
