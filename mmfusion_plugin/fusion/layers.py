@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .contract import channel_axis, expand_mask
 
-__all__ = ["ChannelLinear", "ChannelNorm", "InputNorm", "SwiGLU", "channels_last", "make_norm"]
+__all__ = ["ChannelBatchNorm", "ChannelLinear", "ChannelNorm", "InputNorm", "SwiGLU", "channels_last", "make_norm"]
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -49,6 +49,17 @@ class ChannelNorm(nn.LayerNorm):
         axis = channel_axis(x)
         # on channels-last memory both movedims are views
         return super().forward(x.movedim(axis, -1)).movedim(-1, axis)
+
+
+class ChannelBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation of each channel over batch and positions. Shapes: any rank of the contract, unchanged."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.ndim not in (2, 3, 4, 5):
+            raise ValueError(f"expected 2 to 5 axes, got {tuple(x.shape)}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mT).mT if x.ndim == 3 else super().forward(x)
 
 
 def make_norm(norm: str | None, channels: int) -> nn.Module:

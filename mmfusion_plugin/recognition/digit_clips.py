@@ -42,7 +42,7 @@ class Difficulty:
     noise: float = 32  # standard deviation of the sensor noise, every frame anew
     clutter: int = 5  # pieces of other digits, as bright as the digit
     piece: int = 8  # height and width of such a piece, in pixels of the 28 x 28 image
-    snr: float = -1  # dB, speech against noise over the length of the word; each clip within +- spread
+    snr: float = -5  # dB, speech against noise over the length of the word; each clip within +- spread
     spread: float = 5
 
 

@@ -1,0 +1,71 @@
+"""Features as distributions: the mean carries the meaning, the variance how noisy the input was. Plain torch.
+
+Used by UDML (Unbiased Dynamic Multimodal Learning, CVPR 2026, arXiv:2603.19681).
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .contract import expand_mask
+from .layers import ChannelBatchNorm, ChannelLinear, channels_last, make_norm
+
+__all__ = ["ProbabilisticEmbedding", "kl_to_noise"]
+
+LOG_VARIANCE = (-10.0, 10.0)  # sigma between 0.007 and 148: 1 / sigma^2 and sigma^2 stay finite in half precision
+
+
+class ProbabilisticEmbedding(nn.Module):
+    """x -> N(mu, sigma^2) at each position, from two linear branches.
+
+    Args:
+        channels: C.
+        norm: of mu: ``layer``, ``batch`` or None.
+        variance_norm: of log sigma^2: ``batch`` or None. With ``batch`` (as released) a sample's variance in
+            training is relative to the others of its batch; a norm over channels would take away the level
+            that the noise estimator is to read.
+
+    Shapes: (B, C) or any other rank of the contract -> (mu, log sigma^2), each of the same shape; log sigma^2
+        within [-10, 10].
+    Raises: ValueError for an unknown norm.
+    Source: UDML, "a probabilistic representation: mean encodes semantic information, variance noise".
+    """
+
+    def __init__(self, channels: int, norm: str | None = "layer", variance_norm: str | None = None) -> None:
+        super().__init__()
+        if variance_norm not in ("batch", None):
+            raise ValueError(f"variance_norm must be 'batch' or None, got {variance_norm!r}")
+        self.mean = _branch(channels, norm)
+        self.log_variance = _branch(channels, variance_norm)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = channels_last(x)
+        return self.mean(x), self.log_variance(x).clamp(*LOG_VARIANCE)
+
+    def sample(self, mu: Tensor, log_variance: Tensor) -> Tensor:
+        """mu + epsilon sigma in training, mu in evaluation."""
+        if not self.training:
+            return mu
+        return mu + torch.randn_like(mu) * (0.5 * log_variance).exp()
+
+
+def kl_to_noise(mu: Tensor, log_variance: Tensor, level_B: Tensor) -> Tensor:
+    """KL(N(mu, sigma^2) || N(0, t)) of each sample, t its noise level taken as a variance.
+
+    (sigma^2 / t + mu^2 / t - log(sigma^2 / t) - 1) / 2, a mean over channels and positions. The released code sums
+    instead: its weight beta is ours divided by channels x positions.
+
+    Shapes: mu, log_variance any rank of the contract, level_B (B,) > 0 -> (B,) float32.
+    Raises: ValueError for a level that is not positive.
+    """
+    if not level_B.is_meta and not (level_B > 0).all():
+        raise ValueError(f"noise levels must be positive to be a variance, got {float(level_B.min())}; set clean_level")
+    mu, log_variance = mu.float(), log_variance.float()
+    log_ratio = log_variance - expand_mask(level_B.float(), mu).log()
+    kl = 0.5 * (log_ratio.exp() + mu.square() / expand_mask(level_B.float(), mu) - log_ratio - 1)
+    return kl.flatten(1).mean(1)
+
+
+def _branch(channels: int, norm: str | None) -> nn.Module:
+    after = ChannelBatchNorm(channels) if norm == "batch" else make_norm(norm, channels)
+    return nn.Sequential(ChannelLinear(channels, channels), after)
