@@ -1,0 +1,164 @@
+"""UDML as a whole: round every fusion, at every rank, in each stage."""
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from cases import RANKS, features, present
+
+from mmfusion_plugin.fusion import FUSIONS, FusionOutput
+from mmfusion_plugin.fusion.udml import PRESETS, UDML
+
+WIDTHS = dict(a=8, b=12)
+AB = tuple(WIDTHS)
+
+
+class Catch(torch.nn.Module):
+    """An inner fusion that keeps what it gets."""
+
+    def forward(self, feats, available):
+        self.feats, self.available = feats, available
+        return FusionOutput(torch.cat([feats[m] for m in AB], 1))
+
+
+def udml(inner=None, widths=WIDTHS, **options):
+    torch.manual_seed(0)
+    names = list(widths)
+    if inner is None:
+        inner = FUSIONS["SumFusion"](names, widths, out_channels=4)
+    return UDML(names, widths, inner, **options)
+
+
+def levels(batch=4, **given):
+    return {m: torch.tensor(given.get(m, [0.0] * batch)) for m in AB}
+
+
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_any_fusion_at_any_rank_trains_every_parameter_in_both_stages(name, rank, preset):
+    model = udml(FUSIONS[name](AB, WIDTHS, out_channels=8), preset=preset, kl_weight=0.01)
+    for progress in (0.0, 0.8):
+        model.zero_grad()
+        model.set_progress(progress)
+        out = model(features(WIDTHS, rank=rank), present(AB), levels(a=[0.0, 3.0, 0.0, 9.0]))
+        (out.fused.square().mean() + sum(out.losses.values())).backward()
+        assert not [n for n, p in model.named_parameters() if p.grad is None]
+        assert {"fusion.loss_noise", "fusion.loss_kl"} <= set(out.losses)
+
+
+def test_a_pyramid_has_one_estimate_of_noise_and_one_weight_for_all_levels():
+    widths = dict(a=[4, 8], b=[6, 10])
+
+    class Pyramid(torch.nn.Module):
+        def forward(self, feats, available):
+            self.feats = feats
+            return FusionOutput(tuple(torch.cat([feats[m][i] for m in AB], 1) for i in range(2)))
+
+    inner = Pyramid()
+    model = udml(inner, widths).eval()
+    feats = {m: tuple(torch.randn(3, C, 4, 4) for C in widths[m]) for m in AB}
+    model.set_progress(0.0)
+    model(feats)
+    still = inner.feats
+    model.set_progress(1.0)
+    out = model(feats)
+    for m in AB:
+        ratios = [(inner.feats[m][i] / still[m][i]).flatten(1) for i in range(2)]
+        weight = ratios[0][:, :1] * 2 - 1  # (x + w x) / (x + 1 x)
+        torch.testing.assert_close(weight.mean(), out.diagnostics[f"fusion.weight.{m}"], atol=1e-4, rtol=1e-4)
+        for ratio in ratios:
+            torch.testing.assert_close(ratio, ratios[0][:, :1].expand_as(ratio), atol=1e-3, rtol=1e-3)
+
+
+def test_the_noisier_modality_weighs_less_and_the_dependency_corrects_it():
+    inner = Catch()
+    model = udml(inner, quality="given", law="inverse_square", form="multiplicative", embedding=False).eval()
+    model.set_progress(1.0)
+    x = {m: torch.ones(2, C) for m, C in WIDTHS.items()}
+    noise = dict(a=torch.tensor([2.0, 1.0]), b=torch.tensor([1.0, 1.0]))
+    model(x, None, noise)
+    torch.testing.assert_close(inner.feats["a"][:, 0], torch.tensor([2 * (1 / 4) / (1 / 4 + 1), 1.0]))
+    everyone = present(AB, 2)
+    model.dependency.update(dict(a=torch.full((2, 1), 1.0), b=torch.full((2, 1), 4.0)), everyone)
+    model(x, None, noise)
+    torch.testing.assert_close(inner.feats["a"][1, 0], torch.tensor(2 * 1 / (1 + 1 / 4)))
+
+
+def test_before_its_stage_and_without_a_quality_all_weights_are_one():
+    for options in (dict(quality=None), dict(weights_from=0.6)):
+        inner = Catch()
+        model = udml(inner, embedding=False, form="multiplicative", **options).eval()
+        x = features(WIDTHS)
+        model(x)
+        assert all(torch.equal(inner.feats[m], x[m]) for m in AB)
+    model.set_progress(0.6)
+    assert model.dynamic
+
+
+def test_a_missing_modality_leaves_no_trace_even_as_nan():
+    model = udml().eval()
+    model.set_progress(1.0)
+    x = {m: v.detach() for m, v in features(WIDTHS).items()}
+    here = present(AB, missing=dict(b=[1, 3]))
+    expected = model(x, here).fused
+    y = dict(x, b=x["b"].clone())
+    y["b"][[1, 3]] = torch.nan
+    assert torch.equal(model(y, here).fused, expected) and expected.isfinite().all()
+
+
+def test_a_batch_in_which_a_modality_is_missing_everywhere_is_finite():
+    model = udml(preset="default", kl_weight=0.1)
+    model.set_progress(1.0)
+    out = model(features(WIDTHS), present(AB, missing=dict(b=[0, 1, 2, 3])), levels())
+    total = out.fused.mean() + sum(out.losses.values())
+    total.backward()
+    assert total.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_task_s_loss_does_not_teach_the_estimator():
+    model = udml(detach=False)
+    model.set_progress(1.0)
+    model(features(WIDTHS), None, levels()).fused.mean().backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.estimate.parameters())
+
+
+def test_stage_dependency_and_steps_are_saved():
+    model = udml()
+    model.set_progress(0.7)
+    due = [model.dependency_due() for _ in range(12)]
+    assert [i for i, d in enumerate(due) if d] == [0, 10]
+    model.dependency.update(dict(a=torch.ones(4, 2), b=torch.ones(4, 2) * 3), present(AB))
+    again = udml()
+    again.load_state_dict(copy.deepcopy(model.state_dict()))
+    assert again.dynamic and int(again.step) == 12 and again.dependency()["b"] == 6
+    assert not again.eval().dependency_due()
+
+
+def test_without_levels_the_estimator_gets_a_gradient_of_zero():
+    model = udml()
+    out = model(features(WIDTHS))
+    assert out.losses["fusion.loss_noise"].item() == 0
+    out.losses["fusion.loss_noise"].backward()
+    assert all(p.grad is not None for p in model.estimate.parameters())
+
+
+@pytest.mark.parametrize(("options", "error", "words"), [
+    (dict(preset="best"), ValueError, "preset"), (dict(quality="guess"), ValueError, "quality"),
+    (dict(form="sum"), ValueError, "form"), (dict(noise_weight=-1), ValueError, "noise_weight"),
+    (dict(clean_level=0), ValueError, "clean_level"), (dict(weights_from=2), ValueError, "weights_from"),
+    (dict(dependency_every=0), ValueError, "dependency_every"), (dict(speed=1), TypeError, "speed"),
+    (dict(quality="variance", embedding=False), ValueError, "embedding=True")])
+def test_wrong_options_are_named(options, error, words):
+    with pytest.raises(error, match=words):
+        udml(**options)
+
+
+def test_the_oracle_needs_the_levels_and_one_modality_is_not_enough():
+    with pytest.raises(ValueError, match="needs the true noise levels"):
+        udml(quality="given")(features(WIDTHS))
+    with pytest.raises(ValueError, match="at least two"):
+        udml(Catch(), dict(a=3))
+    with pytest.raises(ValueError, match="share of training"):
+        udml().set_progress(1.5)
