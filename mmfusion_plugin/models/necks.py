@@ -13,8 +13,9 @@ from mmfusion_plugin.fusion import FUSIONS, FusionBlock, FusionOutput
 from mmfusion_plugin.fusion.contract import check_batch, check_modalities, positions
 from mmfusion_plugin.fusion.layers import ChannelLinear
 from mmfusion_plugin.fusion.masking import ModalityDropout
+from mmfusion_plugin.fusion.udml import UDML
 
-__all__ = ["FusionNeck", "SingleModality"]
+__all__ = ["FusionNeck", "SingleModality", "UDMLNeck"]
 
 Features = Mapping[str, Tensor | Sequence[Tensor]]
 RESIZE = {3: "linear", 4: "bilinear", 5: "trilinear"}
@@ -173,6 +174,54 @@ def _register(name: str, block: type[FusionBlock]) -> type[FusionNeck]:
 
 
 NECKS = {name: _register(name, block) for name, block in FUSIONS.items()}
+
+
+@MODELS.register_module(name="UDML")
+class UDMLNeck(BaseModule):
+    """:class:`~mmfusion_plugin.fusion.udml.UDML` round any fusion neck.
+
+    Args:
+        modalities, in_channels: as in :class:`FusionNeck`; handed on to ``inner``.
+        inner: config of the fusion that reads the weighted features: ``dict(type='SCFAE', out_channels=...)``.
+            Its modalities must share one grid; bring them there with ``inner.align``.
+        options: of UDML.
+
+    Shapes: as :class:`FusionNeck`; levels {m: (B,)}: injected noise, None where it is not known.
+    Raises: ValueError if ``inner`` is no config of a fusion neck, or for options outside their range.
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        in_channels: Mapping[str, int | Sequence[int]],
+        inner: Mapping,
+        init_cfg: dict | None = None,
+        **options,
+    ) -> None:
+        super().__init__(init_cfg)
+        if not isinstance(inner, Mapping) or "type" not in inner:
+            raise ValueError(f"neck.inner must be a fusion neck's config such as dict(type='SCFAE'), got {inner!r}")
+        modalities = check_modalities(modalities)
+        self.pyramid, _ = _levels(modalities, in_channels)
+        fusion = MODELS.build({**inner, "modalities": list(modalities), "in_channels": in_channels})
+        self.udml = UDML(modalities, in_channels, fusion, **options)
+        self.modalities = modalities
+
+    @property
+    def levels(self) -> nn.ModuleList:
+        return self.udml.inner.levels
+
+    @property
+    def out_channels(self) -> list[int]:
+        return self.udml.inner.out_channels
+
+    def forward(
+        self,
+        feats: Features,
+        available: Mapping[str, Tensor] | None = None,
+        levels: Mapping[str, Tensor] | None = None,
+    ) -> FusionOutput:
+        return self.udml(feats, available, levels)
 
 
 @MODELS.register_module()

@@ -136,3 +136,19 @@ def test_wrong_features_name_the_key():
         neck({"rgb": feats["rgb"], "nir": feats["depth"]})
     with pytest.raises(ValueError, match="neck.in_channels.depth is 2"):
         neck({**feats, "depth": feats["rgb"]})
+
+
+@pytest.mark.parametrize("inner", ["SCFAE", "SumFusion", "MLPFusion", "GatedFusion", "FiLMFusion", "CrossAttentionFusion"])
+def test_udml_wraps_any_neck_in_one_line_of_config(inner):
+    widths = dict(rgb=[8, 16], depth=[8, 16])
+    neck = MODELS.build(dict(type="UDML", modalities=["rgb", "depth"], in_channels=widths,
+                             inner=dict(type=inner, out_channels=[8, 8])))
+    feats = {m: (torch.randn(2, 8, 8, 8), torch.randn(2, 16, 4, 4)) for m in widths}
+    out = neck(feats, None, dict(rgb=torch.tensor([0.0, 4.0]), depth=torch.zeros(2)))
+    assert [tuple(x.shape) for x in out.fused] == [(2, 8, 8, 8), (2, 8, 4, 4)]
+    assert neck.out_channels == [8, 8] and neck.pyramid and "fusion.loss_noise" in out.losses
+
+
+def test_udml_without_an_inner_fusion_is_an_error():
+    with pytest.raises(ValueError, match="neck.inner must be a fusion neck's config"):
+        MODELS.build(dict(type="UDML", modalities=["a", "b"], in_channels=dict(a=4, b=4), inner="SCFAE"))
