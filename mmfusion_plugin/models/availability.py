@@ -1,4 +1,7 @@
-"""Which modalities a sample has: from the pipeline's metainfo to the neck's masks, alike in both tasks."""
+"""What is known of a sample's modalities, from its metainfo to the neck, alike in both tasks.
+
+Which of them it has (``available``), and how much noise was injected into each (``noise_level``).
+"""
 from __future__ import annotations
 
 import inspect
@@ -9,13 +12,25 @@ from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
 
-__all__ = ["availability", "check_neck", "check_output", "check_test_missing", "remaining"]
+__all__ = ["availability", "check_neck", "check_test_missing", "fuse", "noise_levels", "remaining"]
 
 
 def availability(modalities: Sequence[str], metas: Sequence[Mapping], device: torch.device | str) -> dict[str, Tensor]:
     """{m: (B,) bool} from the samples' ``available`` metainfo; what is not recorded is there."""
     return {
         m: torch.tensor([bool(meta.get("available", {}).get(m, True)) for meta in metas], device=device)
+        for m in modalities
+    }
+
+
+def noise_levels(
+    modalities: Sequence[str], metas: Sequence[Mapping], device: torch.device | str
+) -> dict[str, Tensor] | None:
+    """{m: (B,)} from the samples' ``noise_level`` metainfo, 0 where a sample says nothing; None if none does."""
+    if not any("noise_level" in meta for meta in metas):
+        return None
+    return {
+        m: torch.tensor([float(meta.get("noise_level", {}).get(m, 0.0)) for meta in metas], device=device)
         for m in modalities
     }
 
@@ -61,8 +76,13 @@ def check_neck(neck: nn.Module | None) -> None:
         ) from None
 
 
-def check_output(neck: nn.Module, output: object) -> FusionOutput:
-    """``output``. Raises ValueError unless the neck gave a FusionOutput."""
+def fuse(neck: nn.Module, feats: Mapping, available: Mapping | None, levels: Mapping | None = None) -> FusionOutput:
+    """The neck's output; ``levels`` go to necks that read them.
+
+    Raises: ValueError unless the neck gives a FusionOutput.
+    """
+    known = {"levels": levels} if "levels" in inspect.signature(neck.forward).parameters else {}
+    output = neck(feats, available, **known)
     if not isinstance(output, FusionOutput):
         raise ValueError(
             f"model.neck {type(neck).__name__} returns {type(output).__name__}; "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmfusion_plugin.fusion import FusionOutput
 from mmfusion_plugin.fusion.contract import channel_axis, expand_mask
 from mmfusion_plugin.models import SingleModality
-from mmfusion_plugin.models.availability import availability, check_neck, check_output
+from mmfusion_plugin.models.availability import availability, check_neck, fuse, noise_levels
 
 from .heads import FUSED
 
@@ -211,8 +211,10 @@ class FusionRecognizer(BaseRecognizer):
         V = self._number_of_views(views, test_mode)
         B = len(inputs[self.modalities[0]])
         levels = {m: self._levels(m, feats[m], B, views[m], V) for m in self.modalities}
-        available = self._availability(data_samples, B, V, levels)
-        output = self._fuse(levels, available)
+        metas = [{}] * B if data_samples is None else [sample.metainfo for sample in data_samples]
+        device = levels[self.modalities[0]][0].device
+        available = _repeated(availability(self.modalities, metas, device), V)
+        output = self._fuse(levels, available, _repeated(noise_levels(self.modalities, metas, device), V))
         fused = output.fused if isinstance(output.fused, tuple) else (output.fused,)
         heads_read = {m: _masked_mean(levels[m][-1], available[m]) for m in self.modalities}
         heads_read[FUSED] = torch.cat([_mean_over_positions(x) for x in fused], 1)
@@ -308,15 +310,12 @@ class FusionRecognizer(BaseRecognizer):
             return x[:, None]
         return (x.mean(2) if x.ndim == 4 else x.mean((3, 4))).mT  # (C, F, T) or (C, T, H, W)
 
-    def _availability(
-        self, data_samples: list | None, B: int, V: int, levels: Mapping[str, tuple[Tensor, ...]]
-    ) -> dict[str, Tensor]:
-        """{m: (B V,) bool}."""
-        metas = [{}] * B if data_samples is None else [sample.metainfo for sample in data_samples]
-        available = availability(self.modalities, metas, levels[self.modalities[0]][0].device)
-        return {m: mask_B.repeat_interleave(V) for m, mask_B in available.items()}
-
-    def _fuse(self, levels: Mapping[str, tuple[Tensor, ...]], available: Mapping[str, Tensor]) -> FusionOutput:
+    def _fuse(
+        self,
+        levels: Mapping[str, tuple[Tensor, ...]],
+        available: Mapping[str, Tensor],
+        noise: Mapping[str, Tensor] | None,
+    ) -> FusionOutput:
         ranks = {level.ndim for m in self.modalities for level in levels[m]}
         if len(ranks) > 1 and not isinstance(self.neck, SingleModality):
             shapes = {m: [tuple(level.shape) for level in levels[m]] for m in self.modalities}
@@ -324,7 +323,12 @@ class FusionRecognizer(BaseRecognizer):
                 f"the features to fuse have shapes {shapes}, which have no axes in common; set model.pool to True "
                 "(vectors) or 'time' (sequences)"
             )
-        return check_output(self.neck, self.neck(levels, available))
+        return fuse(self.neck, levels, available, noise)
+
+
+def _repeated(values: Mapping[str, Tensor] | None, V: int) -> dict[str, Tensor] | None:
+    """{m: (B,)} -> {m: (B V,)}."""
+    return None if values is None else {m: x.repeat_interleave(V) for m, x in values.items()}
 
 
 def _input_ndim(encoder: nn.Module) -> int | None:

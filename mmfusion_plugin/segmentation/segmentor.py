@@ -10,7 +10,7 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
-from mmfusion_plugin.models.availability import availability, check_neck, check_output
+from mmfusion_plugin.models.availability import availability, check_neck, fuse, noise_levels
 
 __all__ = ["FusionEncoderDecoder"]
 
@@ -76,11 +76,11 @@ class FusionEncoderDecoder(EncoderDecoder):
         return self._fuse(self.backbone(inputs), metas).fused
 
     def _fuse(self, feats: Mapping[str, tuple[Tensor, ...]], metas: Sequence[Mapping] | None) -> FusionOutput:
-        available = None
-        if metas is not None:
-            device = next(iter(feats.values()))[0].device
-            available = availability(self.modalities, metas, device)
-        return check_output(self.neck, self.neck(feats, available))
+        if metas is None:
+            return fuse(self.neck, feats, None)
+        device = next(iter(feats.values()))[0].device
+        known = (known_of(self.modalities, metas, device) for known_of in (availability, noise_levels))
+        return fuse(self.neck, feats, *known)
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         fused = self.extract_feat(inputs, batch_img_metas)

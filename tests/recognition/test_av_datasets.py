@@ -8,11 +8,11 @@ import pytest
 import torch
 
 pytest.importorskip("mmaction")
-av = pytest.importorskip("av")
+pytest.importorskip("av")
+savemat = pytest.importorskip("scipy.io").savemat
 
 from mmaction.registry import DATASETS, TRANSFORMS  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
-from scipy.io import savemat  # noqa: E402
 
 import mmfusion_plugin  # noqa: E402, F401
 from mmfusion_plugin.recognition import datasets  # noqa: E402, F401
@@ -88,8 +88,10 @@ def test_a_dash_stands_for_no_file(tmp_path):
 
 def test_one_list_serves_extracted_clips_too(tmp_path):
     prefix = dict(visual="frames", audio="wav")
-    found = media(tmp_path, "a/1.mp4 0\na/2 0\n", data_prefix=prefix, visual_suffix="")
-    assert found == dict(visual=f"{tmp_path}/frames/a/1", audio=f"{tmp_path}/wav/a/1.wav")
+    dataset = build(tmp_path, "a/1.mp4 0\na/2 0\n", data_prefix=prefix, visual_suffix="")
+    for i, name in enumerate("12"):
+        assert dataset.get_data_info(i)["media"] == dict(
+            visual=f"{tmp_path}/frames/a/{name}", audio=f"{tmp_path}/wav/a/{name}.wav")
     with pytest.raises(ValueError, match=r"dataset\.visual_suffix=''.*data_prefix\.audio"):
         build(tmp_path, visual_suffix="")
 

@@ -473,3 +473,16 @@ def test_feature_encoders(options, layers, width):
     torch.testing.assert_close(encoder(x)[:, 2], encoder(x[:, 2]))
     with pytest.raises(ValueError, match="FeatureEncoder.in_channels is 7"):
         encoder(torch.randn(3, 6))
+
+
+def test_injected_noise_reaches_the_neck_and_its_estimate_the_log():
+    cfg = model_cfg()
+    cfg["neck"] = dict(type="UDML", modalities=AV, in_channels=dict(WIDTHS), inner=dict(type="SCFAE", out_channels=12))
+    model = build(cfg)
+    data = batch()
+    assert losses_of(model, data)["fusion.loss_noise"] == 0, "nothing known, nothing taught"
+    for i, sample in enumerate(data["data_samples"]):
+        sample.set_metainfo(dict(noise_level=dict(visual=float(i))))
+    losses = losses_of(model, data)
+    assert losses["fusion.loss_noise"] > 0 and "fusion.loss_recon" in losses
+    assert all(f"fusion.noise.{m}" in losses for m in AV)
