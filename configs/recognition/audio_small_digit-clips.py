@@ -9,7 +9,7 @@ _base_ = [
 model = dict(
     type='FusionRecognizer',
     data_preprocessor=dict(
-        type='MultimodalActionDataPreProcessor', modalities=['audio'], mean=dict(audio=-1.2), std=dict(audio=1.4)),
+        type='MultimodalActionDataPreProcessor', modalities=['audio'], mean=dict(audio=-1.05), std=dict(audio=1.36)),
     backbone=dict(
         type='MultimodalBackbone', modalities=['audio'], in_channels=dict(audio=1),
         backbones=dict(audio=dict(type='SmallCNN', pools=((4, 2), 2, 2, 2)))),

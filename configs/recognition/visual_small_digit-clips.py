@@ -9,7 +9,7 @@ _base_ = [
 model = dict(
     type='FusionRecognizer',
     data_preprocessor=dict(
-        type='MultimodalActionDataPreProcessor', modalities=['visual'], mean=dict(visual=126.0), std=dict(visual=42.0)),
+        type='MultimodalActionDataPreProcessor', modalities=['visual'], mean=dict(visual=93.5), std=dict(visual=36.0)),
     backbone=dict(
         type='MultimodalBackbone', modalities=['visual'], in_channels=dict(visual=3),
         backbones=dict(visual=dict(type='SmallCNN'))),
