@@ -69,8 +69,8 @@ class SCFAE(FusionBlock):
             the modality's ``own`` part, or that of the ``next`` available one along the ring. The
             last two need equal boundaries b_m.
         detach_target: stop gradients at V_m as the target of the reconstruction. Attached, the
-            encoders meet the loss by giving every position the same direction, which costs dense
-            maps whole classes; on pooled vectors with norm it was measured to do no harm.
+            encoders can meet the loss by giving everything the same direction: without norm they do
+            (effective rank 1.9 against 4.5 on vectors); with norm both were measured level.
         branch: ``full``, ``shared`` or ``specific``: the other branch of Z is zeroed (Table 14).
         exchange: False keeps every shared part at home (k = m), the ablation of the ring.
         width: light form for dense maps: modality m is first mapped from l_m to w_m and the block
