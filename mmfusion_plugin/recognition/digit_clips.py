@@ -1,10 +1,13 @@
 """MNIST images and spoken digits of the same class as short videos with sound, in the layout of Kinetics.
 
 A handwritten digit drifts over clutter (pieces of other digits) under sensor noise while the digit is
-spoken in noise: :class:`Difficulty` says how much, and its defaults leave each modality alone at about
-60-70 %. Parts are disjoint in speakers, recordings and images (:data:`SPEAKERS`, :data:`IMAGES`). Within a
-part a recording comes back with other images and other noise when clips outnumber recordings, as evenly
-as possible; images likewise. Deterministic for a seed and a version of numpy.
+spoken in noise: :class:`Difficulty` says how much. With its defaults a small CNN from scratch reaches
+64 % from the picture, 65 % from the sound and 82 % from both on the test part (8 epochs, one seed, three
+frames of 32 x 32 and a log spectrogram, as decoded).
+
+Parts are disjoint in speakers, recordings and images (:data:`SPEAKERS`, :data:`IMAGES`). Within a part a
+recording comes back with other images and other noise when clips outnumber recordings, as evenly as
+possible; images likewise. Frames and sound are deterministic for a seed.
 
 Sources: MNIST's test images (Y. LeCun, C. Cortes, C. J. C. Burges); Free Spoken Digit Dataset
 (Z. Jackson et al., CC BY-SA 4.0, https://github.com/Jakobovski/free-spoken-digit-dataset).

@@ -21,7 +21,7 @@ __all__ = ["FRAME", "MANIFEST", "absent", "folder_index", "read_folder", "read_m
 
 MANIFEST = "manifest.jsonl"
 FRAME = "img_{:05d}.jpg"  # counted from 1, the raw-frame layout of mmaction2 and its converters
-KINDS: dict[str, type[MediaError]] = {kind.__name__: kind for kind in (MissingFile, NoStream, EmptyStream, DamagedMedia)}
+KINDS = {kind.__name__: kind for kind in (MissingFile, NoStream, EmptyStream, DamagedMedia)}
 
 
 def folder_index(path: str | Path) -> FrameIndex:
@@ -29,9 +29,9 @@ def folder_index(path: str | Path) -> FrameIndex:
 
     Raises: as :func:`absent` if there is no such folder; MissingFile for a folder without a line in a manifest.
     """
-    line = None if not os.path.isdir(path) else _line_of(path)
     if not os.path.isdir(path):
         raise absent(path, "visual")
+    line = _line_of(path)
     if line is None or "times" not in line:
         raise MissingFile(
             f"{path}: this folder of frames has no line in a {MANIFEST} above it, so the times of its frames are not "
@@ -96,7 +96,7 @@ def _picture(path: Path, number: int) -> np.ndarray:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise DamagedMedia(
-            f"{path} is missing, the {MANIFEST} says that its clip has {number} frames; run tools/extract_clips.py again"
+            f"{path} is missing, the {MANIFEST} gives its clip {number} frames; run tools/extract_clips.py again"
         ) from error
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if picture is None:
@@ -110,7 +110,8 @@ def _line_of(path: str | Path) -> dict | None:
         manifest = folder / MANIFEST
         if manifest.is_file():
             stat = manifest.stat()
-            offset = _offsets(str(manifest), stat.st_size, stat.st_mtime_ns).get(Path(path).relative_to(folder).as_posix())
+            offsets = _offsets(str(manifest), stat.st_size, stat.st_mtime_ns)
+            offset = offsets.get(Path(path).relative_to(folder).as_posix())
             if offset is None:
                 return None
             with open(manifest, "rb") as file:

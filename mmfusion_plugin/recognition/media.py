@@ -164,6 +164,7 @@ class FrameIndex:
     times: np.ndarray  # (N,) float64 s
     by_order: bool  # frames are told apart by counting, not by stamp
     size: tuple[int, int]  # (H, W) as the header has it
+    end: float  # s; the last frame stays as long as its predecessor did, a single one has no length
 
     def at(self, times: Sequence[float]) -> np.ndarray:
         """Numbers of the frames on screen at ``times`` (s)."""
@@ -209,13 +210,15 @@ def _index(container: av.container.InputContainer, path: str | Path) -> FrameInd
         _check_length(path, "media", furthest, (container.duration or 0) / MICROSECONDS, 2 * gap)
     else:
         _check_length(path, "video", (end - first) * base, declared, 2 * gap)
+    times = stamps * base - origin
     return FrameIndex(
         stamps,
         np.array([key for _, key, _ in packets]),
-        stamps * base - origin,
+        times,
         # AVI has no stamps for display, and libavformat's guess is wrong for two B frames in a row.
         guessed and bool(stream.codec_context.has_b_frames),
         (stream.codec_context.height, stream.codec_context.width),
+        float(times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0)),
     )
 
 

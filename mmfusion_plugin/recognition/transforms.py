@@ -15,6 +15,7 @@ from mmaction.structures import ActionDataSample
 from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 
+from .frame_folders import absent, folder_index, read_folder
 from .media import (
     DamagedMedia,
     FrameIndex,
@@ -74,7 +75,8 @@ class LoadClip(BaseTransform):
         missing_size: (H, W) of the stand-in frames of a clip without video, where its header names none. Give
             the data's own size if the pipeline does not bring all frames to one.
 
-    Reads ``media`` {m: path or None}; writes ``imgs`` (list of N L (H, W, 3) uint8 RGB, clips in a row),
+    Reads ``media`` {m: path or None}, where a folder as ``visual`` is a clip that ``tools/extract_clips.py`` has
+    extracted; writes ``imgs`` (list of N L (H, W, 3) uint8 RGB, clips in a row),
     ``waveform`` (N, S) float32, ``sample_rate``, ``sound_samples`` (N,), ``available`` {m: bool}, ``frame_inds``
     and ``frame_times`` (s) (N L,), ``clip_starts`` (s) (N,), ``total_frames``, ``num_clips`` N, ``clip_len`` L,
     ``original_shape``, ``img_shape``, ``modality``. What stands in for a missing modality is zeros of the same
@@ -194,9 +196,8 @@ class LoadClip(BaseTransform):
         """Seconds in which there is something of a modality."""
         if m == "audio":
             return stream.sound_span()
-        times = stream.index().times
-        # The last frame stays as long as its predecessor did; a single one has no length.
-        return float(times[0]), float(times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0))
+        index = stream.index()
+        return float(index.times[0]), index.end
 
     def _windows(self, spans: Mapping[str, tuple[float, float]], where: np.ndarray) -> tuple[np.ndarray, float]:
         """(N,) starts and the length in seconds."""
@@ -269,20 +270,24 @@ def _shared_cache(limit: int) -> _Cache:
 
 
 class _Stream:
-    """One modality of one file, read once where the cache has room for all of it."""
+    """One modality of one file or folder of frames, read once where the cache has room for all of it."""
 
     def __init__(self, path, cache: _Cache) -> None:
         self.path, self.cache = str(path), cache
         self.version = _version(self.path) if cache.limit else None
+        self.is_file = os.path.isfile(self.path)
         self._index: FrameIndex | None = None
         self._span: tuple[float, float] | None = None
 
     def index(self) -> FrameIndex:
         if self._index is None:
-            self._index = self._kept("index", lambda: frame_index(self.path), lambda index: 4 * index.times.nbytes)
+            read = frame_index if self.is_file else folder_index
+            self._index = self._kept("index", lambda: read(self.path), lambda index: 4 * index.times.nbytes)
         return self._index
 
     def sound_span(self) -> tuple[float, float]:
+        if not self.is_file:
+            raise absent(self.path, "audio")
         if self._span is None:
             self._span = self._kept("span", lambda: sound_span(self.path), lambda _: 200)
         return self._span
@@ -290,6 +295,8 @@ class _Stream:
     def size(self) -> tuple[int, int] | None:
         """(H, W) as the header has it."""
         try:
+            if not self.is_file:
+                return self.index().size
             info = probe(self.path)
         except MediaError:
             return None
@@ -299,11 +306,12 @@ class _Stream:
         """Frames on screen at the given seconds, their numbers and stamps, and how many there are."""
         index = self.index()
         times, numbers = index.times, index.at(at)
+        read = read_frames if self.is_file else read_folder
         whole = self._kept_whole(
-            "frames", 3 * len(times) * index.size[0] * index.size[1], lambda: read_frames(self.path, times, index)[0],
+            "frames", 3 * len(times) * index.size[0] * index.size[1], lambda: read(self.path, times, index)[0],
             lambda images: sum(image.nbytes for image in images))
         if whole is None:
-            images, _ = read_frames(self.path, at, index)
+            images, _ = read(self.path, at, index)
         else:
             images = [whole[i].copy() for i in numbers]  # transforms change frames in place
         return images, numbers, times[numbers], len(times)

@@ -126,7 +126,7 @@ def test_the_same_seed_gives_the_same_clip():
 
 
 def test_same_seed_same_files_in_any_number_of_processes(demo, tmp_path):
-    """Sound and every text to the bit; x264's motion search may differ by a grey level."""
+    """Sound and every text to the bit; x264 spreads its bits a little differently in every run."""
     again = generate(tmp_path / "again", 7, 2, workers=2)
     for path in demo.rglob("*.*"):
         twin = again / path.relative_to(demo)
@@ -135,12 +135,12 @@ def test_same_seed_same_files_in_any_number_of_processes(demo, tmp_path):
             continue
         assert np.array_equal(read_sound(twin)[0], read_sound(path)[0])
         one, two = (np.stack(read_frames(p, np.arange(8) / 8)[0]).astype(float) for p in (path, twin))
-        assert np.abs(one - two).mean() < 3
+        assert np.abs(one - two).mean() < 10  # of two clips: about 50
 
 
 def test_training_and_validation_clips_differ(demo):
-    names = [demo / part / "disc_rising" / "0001.mp4" for part in ("train", "val")]
-    assert names[0].read_bytes() != names[1].read_bytes()
+    train, val = (read_sound(demo / part / "disc_rising" / "0001.mp4")[0] for part in ("train", "val"))
+    assert abs(np.corrcoef(train, val)[0, 1]) < 0.9
 
 
 def test_a_finished_set_is_kept_and_another_replaced_only_when_asked(tmp_path):

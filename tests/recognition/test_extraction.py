@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
-import subprocess
 import sys
 import wave
 from pathlib import Path
@@ -24,7 +24,6 @@ from mmfusion_plugin.recognition.clip_lists import ConversionError
 from mmfusion_plugin.recognition.datasets import AudioVisualDataset
 from mmfusion_plugin.recognition.extraction import Options, extract
 from mmfusion_plugin.recognition.media import DamagedMedia, MissingFile, NoStream, read_frames, read_sound, write_clip
-from mmfusion_plugin.recognition.transforms import LoadClip
 
 RATE, FPS = 8000, 10
 EXTRACTED = dict(visual_suffix="", data_prefix=dict(visual="extracted", audio="extracted"))
@@ -63,8 +62,8 @@ def lines_of(out):
 
 
 def samples(data, loader=None, **options):
-    load = dict(type="LoadClip", num_frames=4, sound=dict(sample_rate=RATE, seconds=1.0), test_mode=True) | (loader or {})
-    return AudioVisualDataset("list.txt", [load], data_root=str(data), num_classes=2, **options)
+    load = dict(type="LoadClip", num_frames=4, sound=dict(sample_rate=RATE, seconds=1.0), test_mode=True)
+    return AudioVisualDataset("list.txt", [load | (loader or {})], data_root=str(data), num_classes=2, **options)
 
 
 def stamps(out):
@@ -97,7 +96,8 @@ def test_manifest_tells_times_size_and_sound(data):
     extract(data, "list.txt", data / "extracted")
     line = lines_of(data / "extracted")["a/clip one"]
     np.testing.assert_allclose(line["times"], np.arange(20) / FPS, atol=1e-9)
-    assert (line["frames"], line["fps"], line["size"], line["seconds"], line["sample_rate"]) == (20, 10, [64, 96], 2, RATE)
+    keys = ("frames", "fps", "size", "seconds", "sample_rate")
+    assert [line[key] for key in keys] == [20, 10, [64, 96], 2, RATE]
 
 
 def test_thinning_keeps_the_frames_on_screen_at_each_tick(data):
@@ -113,8 +113,9 @@ def test_thinning_keeps_the_frames_on_screen_at_each_tick(data):
 def test_shrinking_brings_the_shorter_side_to_the_asked_length_and_never_enlarges(data):
     extract(data, "list.txt", data / "small", Options(short_side=32))
     extract(data, "list.txt", data / "large", Options(short_side=640))
-    shape = {name: cv2.imread(str(data / name / "a" / "clip one" / "img_00001.jpg")).shape for name in ("small", "large")}
-    assert shape == dict(small=(32, 48, 3), large=(64, 96, 3))
+    first = Path("a", "clip one", "img_00001.jpg")
+    assert cv2.imread(str(data / "small" / first)).shape == (32, 48, 3)
+    assert cv2.imread(str(data / "large" / first)).shape == (64, 96, 3)
     assert lines_of(data / "small")["a/clip one"]["size"] == [32, 48]
 
 
@@ -204,7 +205,7 @@ def test_second_run_leaves_everything_alone(data):
     before = stamps(data / "extracted")
     report = extract(data, "list.txt", data / "extracted")
     assert report.earlier == 3 and report.frames == 28
-    assert {**stamps(data / "extracted"), Path("list.txt"): 0} == {**before, Path("list.txt"): 0}
+    assert stamps(data / "extracted") == before
 
 
 @pytest.mark.parametrize("stage", ["_write_sound", "_put_in_place"])
@@ -267,11 +268,13 @@ def test_manifest_of_another_tool_is_refused(data):
         extract(data, "list.txt", data / "extracted")
 
 
-def test_tool(data):
-    tool = Path(__file__).parents[2] / "tools" / "extract_clips.py"
-    command = [sys.executable, str(tool), str(data), "list.txt", "--out", str(data / "out"), "--processes", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "3 clips (0 extracted earlier): 28 frames" in done.stdout
-    refused = subprocess.run([*command, "--fps", "2"], capture_output=True, text=True, timeout=120)
-    assert refused.returncode == 2 and "--overwrite" in refused.stderr and "Traceback" not in refused.stderr
+def test_tool(data, monkeypatch, capsys):
+    tool = str(Path(__file__).parents[2] / "tools" / "extract_clips.py")
+    command = [tool, str(data), "list.txt", "--out", str(data / "out"), "--processes", "2"]
+    monkeypatch.setattr(sys, "argv", command)
+    runpy.run_path(tool, run_name="__main__")
+    assert "list.txt: 3 clips (0 extracted earlier): 28 frames" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*command, "--fps", "2"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(tool, run_name="__main__")
+    assert "error: " in (message := capsys.readouterr().err) and "--overwrite" in message
