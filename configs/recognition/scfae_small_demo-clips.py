@@ -7,6 +7,6 @@ _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/demo_clips.py', '../_base_/models/av_small.py',
     '../_base_/schedules/demo_clips.py']
 model = dict(
-    data_preprocessor=dict(mean=dict(visual=130.0, audio=-0.6), std=dict(visual=70.0, audio=0.95)),
+    data_preprocessor=dict(mean=dict(visual=81.0, audio=-0.6), std=dict(visual=51.0, audio=0.95)),
     neck=dict(type='SCFAE', norm='layer', modality_dropout=0.3),
     cls_head=dict(num_classes=6))

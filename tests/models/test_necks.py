@@ -138,7 +138,7 @@ def test_wrong_features_name_the_key():
         neck({**feats, "depth": feats["rgb"]})
 
 
-@pytest.mark.parametrize("inner", ["SCFAE", "SumFusion", "MLPFusion", "GatedFusion", "FiLMFusion", "CrossAttentionFusion"])
+@pytest.mark.parametrize("inner", sorted(FUSIONS))
 def test_udml_wraps_any_neck_in_one_line_of_config(inner):
     widths = dict(rgb=[8, 16], depth=[8, 16])
     neck = MODELS.build(dict(type="UDML", modalities=["rgb", "depth"], in_channels=widths,
