@@ -71,8 +71,12 @@ def test_full_mmcv_is_left_alone(tmp_path):
 
 def test_mmaction_models_cannot_be_imported_without_the_cure(tmp_path):
     need("mmaction-drn")
-    remove = "import mmfusion_plugin, sys; [sys.modules.pop(m) for m in list(sys.modules) if '.drn' in m]"
-    run = python(tmp_path, "-c", f"{remove}; import mmaction.models")
+    # the other cures alone: importing the whole plugin would import mmaction.models before it can be spoilt
+    cure = (
+        "import importlib.util as u, sys; spec = u.spec_from_file_location('cures', sys.argv[1]); "
+        "cures = sys.modules['cures'] = u.module_from_spec(spec); spec.loader.exec_module(cures); cures.apply()")
+    remove = "[sys.modules.pop(m) for m in list(sys.modules) if '.drn' in m]"
+    run = python(tmp_path, "-c", f"{cure}; {remove}; import mmaction.models", compat.__file__)
     assert "No module named 'mmaction.models.localizers.drn'" in run.stderr
 
 

@@ -9,7 +9,7 @@ _base_ = [
 model = dict(
     type='FusionRecognizer',
     data_preprocessor=dict(
-        type='MultimodalActionDataPreProcessor', modalities=['audio'], mean=dict(audio=-1.05), std=dict(audio=1.36)),
+        type='MultimodalActionDataPreProcessor', modalities=['audio'], mean=dict(audio=1.0), std=dict(audio=1.33)),
     backbone=dict(
         type='MultimodalBackbone', modalities=['audio'], in_channels=dict(audio=1),
         backbones=dict(audio=dict(type='SmallCNN', pools=((4, 2), 2, 2, 2)))),
@@ -18,7 +18,7 @@ model = dict(
 
 load = dict(
     type='LoadClip', modalities=['audio'], sound=dict(sample_rate=8000, seconds=1.0, pad='zero'), cache_mb=500)
-shape = dict(type='AudioSpectrogram', n_fft=256, hop=128)
+shape = dict(type='AudioSpectrogram', n_fft=256, hop=128, floor=1e-2, rms=1.0)
 pack = dict(type='PackAudioVisual', modalities=['audio'])
 train_dataloader = dict(dataset=dict(pipeline=[load, shape, pack]))
 test_pipeline = [dict(**load, test_mode=True), shape, pack]

@@ -8,6 +8,6 @@ _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/digit_clips.py', '../_base_/models/av_small.py',
     '../_base_/schedules/digit_clips.py']
 model = dict(
-    data_preprocessor=dict(mean=dict(visual=93.5, audio=-1.05), std=dict(visual=36.0, audio=1.36)),
+    data_preprocessor=dict(mean=dict(visual=93.5, audio=1.0), std=dict(visual=36.0, audio=1.33)),
     neck=dict(type='ConcatFusion', norm=None, modality_dropout=0.0),
     cls_head=dict(num_classes=10))

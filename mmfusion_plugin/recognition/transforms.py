@@ -393,6 +393,8 @@ class AudioSpectrogram(BaseTransform):
         n_fft, hop: of the short-time Fourier transform, in samples.
         n_mels: F of a log-mel spectrogram (needs librosa); None: magnitudes, F = n_fft // 2 + 1.
         floor: added before the logarithm.
+        rms: scale each waveform to this root mean square first, so that loudness says nothing; None leaves it,
+            and silence stays silence. In units of the waveform: choose ``floor`` with it.
 
     Raises: ValueError for options that contradict each other, and for a waveform of another sample rate or
         length than the preset's; ImportError for log-mel without librosa.
@@ -405,7 +407,11 @@ class AudioSpectrogram(BaseTransform):
         hop: int | None = None,
         n_mels: int | None = None,
         floor: float = FLOOR,
+        rms: float | None = None,
     ) -> None:
+        if rms is not None and not _is_positive(rms):
+            raise ValueError(f"AudioSpectrogram.rms must be positive or None, got {rms!r}")
+        self.rms = rms
         numbers = {"n_fft": n_fft, "hop": hop, "n_mels": n_mels}
         given = [key for key, value in numbers.items() if value is not None]
         if preset is not None and preset not in PRESETS:
@@ -425,6 +431,9 @@ class AudioSpectrogram(BaseTransform):
             self._check_preset(waveform, rate)
         n_fft, hop, n_mels = (self.numbers.get(key) for key in ("n_fft", "hop", "n_mels"))
         x = torch.from_numpy(np.ascontiguousarray(waveform))
+        if self.rms is not None:
+            own = x.square().mean(-1, keepdim=True).sqrt()
+            x = torch.where(own > 0, x * (self.rms / own.clamp(min=1e-12)), x)
         if n_mels:
             values = log_mel(x, mel_filters(rate, n_fft, n_mels), n_fft, hop, self.floor)
         else:
@@ -442,7 +451,7 @@ class AudioSpectrogram(BaseTransform):
             )
 
     def __repr__(self) -> str:
-        return f"AudioSpectrogram(preset={self.preset!r}, {self.numbers}, floor={self.floor})"
+        return f"AudioSpectrogram(preset={self.preset!r}, {self.numbers}, floor={self.floor}, rms={self.rms})"
 
 
 @TRANSFORMS.register_module()

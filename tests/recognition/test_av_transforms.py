@@ -511,3 +511,19 @@ def test_impossible_spectrogram_options_are_refused(options, told):
 def test_a_data_set_without_media_is_told():
     with pytest.raises(ValueError, match="LoadClip.modalities is .*the data set gives .'visual'."):
         LoadClip(num_frames=2, sound=SOUND)(dict(media=dict(visual="x.mp4")))
+
+
+def test_the_root_mean_square_takes_loudness_away_and_leaves_silence():
+    quiet = np.random.default_rng(0).normal(0, 0.01, (2, 4000)).astype(np.float32)
+    quiet[1] = 0
+    spectrogram = AudioSpectrogram(n_fft=256, hop=128, rms=0.5)
+
+    def of(waveform):
+        return spectrogram(dict(waveform=waveform, sample_rate=RATE))["spectrogram"]
+
+    np.testing.assert_allclose(of(quiet), of(quiet * 30), atol=1e-4)
+    scaled = quiet[0] * 0.5 / np.sqrt(np.mean(quiet[0] ** 2))
+    np.testing.assert_allclose(of(quiet)[0, 0], log_spectrogram(torch.from_numpy(scaled), 256, 128).numpy(), atol=1e-4)
+    assert (of(quiet)[1] == of(quiet)[1].min()).all()
+    with pytest.raises(ValueError, match="rms must be positive"):
+        AudioSpectrogram(n_fft=256, hop=128, rms=0)
