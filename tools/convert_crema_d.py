@@ -23,7 +23,7 @@ from mmfusion_plugin.recognition.crema_d import convert
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", help="folder with VideoFlash/ and AudioWAV/")
-    parser.add_argument("--out", help="folder of lists, report and manifest.jsonl (default: ROOT)")
+    parser.add_argument("--out", help="folder of lists, report and checked.jsonl (default: ROOT)")
     parser.add_argument("--split", choices=["usual", "speakers"], required=True)
     parser.add_argument("--train-list", help="the field's train.csv, lines 1001_IEO_NEU_XX,NEU")
     parser.add_argument("--test-list", help="the field's test.csv")

@@ -22,7 +22,7 @@ from mmfusion_plugin.recognition.kinetics_sound import convert
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", help="folder with train/, val/ (or validate/) and test/, or with the videos of --csv")
-    parser.add_argument("--out", help="folder of lists, report and manifest.jsonl (default: ROOT)")
+    parser.add_argument("--out", help="folder of lists, report and checked.jsonl (default: ROOT)")
     parser.add_argument("--class-list", default="ks31",
                         help="ks31 (most papers; default), ks32, ks33 (UDML's), ks34 (original names), or a file")
     parser.add_argument("--csv", nargs="+", default=[], metavar="FILE",

@@ -1,7 +1,7 @@
 """Lists of clips: class names, and what the converters of audio-visual data sets share.
 
 A clip is a video and its sound, paired by name, never by position in a list. Every clip is decoded from
-end to end, as training may ask for any part of it; what was found out is kept in ``manifest.jsonl``, one
+end to end, as training may ask for any part of it; what was found out is kept in ``checked.jsonl``, one
 line per clip, so that an interrupted check goes on where it stopped. A line holds as long as the files
 keep their size and time.
 """

@@ -190,7 +190,7 @@ def convert(
         if clip.audio != expected:
             raise ConversionError(f"{clip.audio} is the sound of {clip.visual}; expected {expected}, where "
                                   "CremaDDataset looks")
-    results = check_clips(clips, out / "manifest.jsonl", root, processes, progress)
+    results = check_clips(clips, out / "checked.jsonl", root, processes, progress)
     for clip in clips:
         if results[clip.id]["reason"] is not None:
             _drop_all(report, [clip.id], results[clip.id]["reason"], part_of, results[clip.id]["message"])

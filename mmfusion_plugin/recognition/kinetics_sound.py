@@ -106,7 +106,7 @@ def convert(
         sound: folder of sound files with the clips' names, if the sound is not to come from the videos.
         allow_missing_classes: accept splits that lack classes; labels stay those of the whole list.
         overwrite: replace lists and report of an earlier run. Checks are never repeated for unchanged
-            files: remove ``manifest.jsonl`` to repeat them.
+            files: remove ``checked.jsonl`` to repeat them.
         processes: that decode side by side.
         progress: as in :func:`.clip_lists.check_clips`.
 
@@ -144,7 +144,7 @@ def convert(
     clips = _without_doubles(entries, classes, report)
     if sound is not None:
         clips = _with_sound(clips, Path(sound), classes, report)
-    results = check_clips(clips, out / "manifest.jsonl", root, processes, progress)
+    results = check_clips(clips, out / "checked.jsonl", root, processes, progress)
     kept = []
     for clip in clips:
         result = results[clip.id]

@@ -246,7 +246,7 @@ def test_an_interrupted_check_goes_on(tree, clips, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(tree, progress=die_at_third)
     assert not (tree / "two_train.txt").exists()
-    manifest = tree / "manifest.jsonl"
+    manifest = tree / "checked.jsonl"
     known = [json.loads(line) for line in lines(manifest)]
     assert len(known) == 2
     manifest.write_text(lines(manifest)[0] + "\n" + lines(manifest)[1][:40])
@@ -264,7 +264,7 @@ def test_processes_change_nothing(tree, clips):
     (tree / "train" / "Bowling" / f"{TRAIN[2]}.mp4").write_bytes(clips["cut"])
     one = run(tree)
     content = (tree / "two_train.txt").read_bytes()
-    (tree / "manifest.jsonl").unlink()
+    (tree / "checked.jsonl").unlink()
     two = run(tree, processes=2, overwrite=True)
     assert (tree / "two_train.txt").read_bytes() == content
     assert one == two
