@@ -140,7 +140,7 @@ def trained(tmp_path_factory):
 
 def test_checkpoint_is_refused_without_the_cure(trained):
     need("torch-load")
-    run = python(trained, "-c", "import torch; torch.load('work/epoch_2.pth', map_location='cpu')")
+    run = python(trained, "-c", "import torch; torch.load('work/epoch_2.pth', weights_only=True)")
     assert run.returncode == 1
     assert "UnpicklingError: Weights only load failed" in run.stderr
 

@@ -50,11 +50,19 @@ def batch(cfg: Config, size: int = 64, number: int = 2) -> dict:
     return dict(inputs=inputs, data_samples=samples)
 
 
+def in_the_last_stage(model):
+    """What FusionScheduleHook tells at the end of training: noise and dynamic weights are on."""
+    for part in model.modules():
+        if hasattr(part, "set_progress"):
+            part.set_progress(1.0)
+    return model
+
+
 @pytest.mark.parametrize("path", leaves(slow=True))
 def test_the_model_trains_a_step_and_predicts(path):
     cfg = load(path)
     cfg.model.data_preprocessor.size = (64, 64)
-    model = MODELS.build(cfg.model)
+    model = in_the_last_stage(MODELS.build(cfg.model))
     data = model.data_preprocessor(batch(cfg), training=True)
     loss, _ = model.parse_losses(model.loss(**data))
     loss.backward()
@@ -181,3 +189,29 @@ def test_pipelines_read_real_data(shared_data, stem, folder, size, values):
     scales = len(cfg.tta_pipeline[1].transforms[0])
     assert len(augmented["data_samples"]) == 2 * scales
     assert all(sample.gt_sem_seg.shape == size for sample in augmented["data_samples"])
+
+
+@pytest.mark.parametrize(("data", "number"), [("cwfid", 7), ("nyuv2-480x640", 2), ("nyuv2-half", 2)])
+def test_the_rows_of_udmls_table_differ_in_the_neck_alone(data, number):
+    rows = [load(path).to_dict() for path in LEAVES if re.fullmatch(f"udml-.*_{data}", path.stem)]
+    necks = [row["model"].pop("neck") for row in rows]
+    assert len(rows) == number and all(row == rows[0] for row in rows)
+    assert rows[0]["model"]["data_preprocessor"]["train_noise"]["start"] < necks[0]["weights_from"]
+    assert rows[0]["custom_hooks"] == [dict(type="FusionScheduleHook")]
+    decode_head, heads = rows[0]["model"]["decode_head"], rows[0]["model"]["modality_heads"]
+    decode_head["channels"] = heads[next(iter(heads))]["channels"]  # NYU's is wider
+    assert all(head == decode_head for head in heads.values())
+
+
+@pytest.mark.parametrize(("stem", "base", "levels"), [
+    ("cwfid", "udml_cwfid", dict(red=0.0, nir=14.0)), ("nyuv2-half", "udml_rgbd_r18", dict(rgb=0.0, depth=14.0))])
+def test_udmls_documented_options_add_noise_at_test(stem, base, levels):
+    cfg = load(CONFIGS / "segmentation" / f"udml-default_r18-segformer_{stem}.py")
+    text = (CONFIGS / "_base_" / "models" / f"{base}.py").read_text()
+    options = dict(re.findall(r"(model\.data_preprocessor\.test_noise\S+)=(\w+)", text))
+    cfg.merge_from_dict({key: int(value) if value.isdigit() else value for key, value in options.items()})
+    data = batch(cfg)
+    for i, sample in enumerate(data["data_samples"]):
+        sample.set_metainfo(dict(img_path=f"{i}.png"))
+    tested = MODELS.build(cfg.model.data_preprocessor)(data, training=False)
+    assert tested["data_samples"][0].noise_level == levels

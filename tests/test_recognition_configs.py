@@ -35,10 +35,18 @@ def batch(cfg: Config, number: int = 4) -> dict:
                 data_samples=samples)
 
 
+def in_the_last_stage(model):
+    """What FusionScheduleHook tells at the end of training: noise and dynamic weights are on."""
+    for part in model.modules():
+        if hasattr(part, "set_progress"):
+            part.set_progress(1.0)
+    return model
+
+
 @every_config
 def test_the_model_trains_a_step_and_predicts(path):
     cfg = load(path)
-    model = MODELS.build(cfg.model)
+    model = in_the_last_stage(MODELS.build(cfg.model))
     data = model.data_preprocessor(batch(cfg), training=True)
     loss, _ = model.parse_losses(model(**data, mode="loss"))
     loss.backward()
@@ -131,3 +139,36 @@ def test_the_six_views_are_read(shared_data):
     assert {m: len(x) for m, x in inputs.items()} == dict(cfg.model.backbone.in_channels)
     mean = torch.stack([train[i]["inputs"]["kar"] for i in range(1600)]).mean(0)
     assert mean.abs().max() < 1e-4, "standardised by the training part"
+
+
+@pytest.mark.parametrize(("data", "number"), [("digit-clips", 7), ("crema-d", 2), ("kinetics-sound", 2)])
+def test_the_rows_of_udmls_table_differ_in_the_neck_alone(data, number):
+    rows = [load(path).to_dict() for path in LEAVES if re.fullmatch(f"udml-.*_{data}", path.stem)]
+    necks = [row["model"].pop("neck") for row in rows]
+    assert len(rows) == number and all(row == rows[0] for row in rows)
+    assert rows[0]["model"]["data_preprocessor"]["train_noise"]["start"] < necks[0]["weights_from"]
+    assert all(neck["inner"]["modality_dropout"] == 0.3 for neck in necks if "modality_dropout" in neck["inner"])
+    assert rows[0]["custom_hooks"] == [dict(type="FusionScheduleHook")]
+
+
+def test_the_released_gamma_and_beta_stand_in_the_configs():
+    """gamma 4.0 and 2.5, beta 1e-5 (two vectors of 512) and 0: cramed_auxi.sh and ks_auxi.sh of the released code."""
+    for data, gamma, kl_weight in (("crema-d", 4.0, 2 * 512e-5), ("kinetics-sound", 2.5, 0.0)):
+        for row in ("default", "scfae"):
+            model = load(CONFIGS / "recognition" / f"udml-{row}_r18_{data}.py").model
+            assert model.cls_head.aux_weight == gamma
+            assert model.neck.kl_weight == pytest.approx(kl_weight, rel=0.01)
+
+
+@pytest.mark.parametrize(("stem", "base"), [
+    ("small_digit-clips", "udml_digit_clips"), ("r18_crema-d", "udml_av_r18")])
+def test_the_documented_options_add_noise_at_test(stem, base):
+    cfg = load(CONFIGS / "recognition" / f"udml-default_{stem}.py")
+    text = (CONFIGS / "_base_" / "models" / f"{base}.py").read_text()
+    options = dict(re.findall(r"(model\.data_preprocessor\.test_noise\S+)=(\w+)", text))
+    cfg.merge_from_dict({key: int(value) if value.isdigit() else value for key, value in options.items()})
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    data = batch(cfg)
+    for i, sample in enumerate(data["data_samples"]):
+        sample.set_metainfo(dict(filename=f"test/{i}.mp4"))
+    assert preprocessor(data)["data_samples"][0].noise_level == dict(visual=0.0, audio=14.0)

@@ -38,7 +38,7 @@ def test_train_resume_and_test_with_the_stock_tools(clips, repository, tmp_path)
     config, work = repository / CONFIG, tmp_path / "work"
     log = call(tmp_path, STOCK / "train.py", config, "--work-dir", work, *options(clips, 1))
     assert (work / "epoch_1.pth").is_file()
-    assert "fusion.loss_recon" in log and "probe_audio.loss_cls" in log
+    assert "fusion.loss_recon" in log and "aux_audio.loss_cls" in log
 
     log = call(tmp_path, STOCK / "train.py", config, "--work-dir", work, "--resume", *options(clips, 2))
     assert "resumed epoch: 1, iter: 3" in log

@@ -1,6 +1,6 @@
-"""Draw predictions beside inputs and labels, the worst frames first.
+"""Draw predictions beside inputs and labels: the worst frames, or with --spread from the worst to the best.
 
-    python tools/show_predictions.py CONFIG CHECKPOINT --out DIR [--number 8] [--missing depth]
+    python tools/show_predictions.py CONFIG CHECKPOINT --out DIR [--number 8] [--spread] [--missing depth]
 """
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--out", required=True, help="folder for the pictures")
     parser.add_argument("--number", type=int, default=8, help="frames to draw (default: 8)")
+    parser.add_argument("--spread", action="store_true", help="evenly from the worst to the best frame")
     parser.add_argument("--missing", nargs="+", default=[], metavar="MODALITY",
                         help="withhold these modalities from every sample")
     launch.add_common_arguments(parser)
@@ -34,15 +35,17 @@ def main() -> None:
         launch.withhold(cfg, args.missing)
 
     from mmfusion_plugin.segmentation.inference import init_model
-    from mmfusion_plugin.segmentation.predictions import draw, worst_first
+    from mmfusion_plugin.segmentation.predictions import draw, pick
 
     model = init_model(cfg, args.checkpoint)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    worst = worst_first(model, dataset, args.number, progress=lambda frames: track_iter_progress(list(frames)))
-    suffix = f"_without_{'_'.join(args.missing)}" if args.missing else ""
-    title = f"the {len(worst)} worst of {len(dataset)} frames"
-    title += f", without {', '.join(args.missing)}" if args.missing else ""
-    print(f"\n{draw(dataset, worst, Path(args.out) / f'worst_first{suffix}.png', title)}")
+    shown = pick(model, dataset, args.number, args.spread, lambda frames: track_iter_progress(list(frames)))
+    name, title = ("spread", f"{len(shown)} of {len(dataset)} frames, from the worst to the best") if args.spread \
+        else ("worst_first", f"the {len(shown)} worst of {len(dataset)} frames")
+    if args.missing:
+        name += f"_without_{'_'.join(args.missing)}"
+        title += f", without {', '.join(args.missing)}"
+    print(f"\n{draw(dataset, shown, Path(args.out) / f'{name}.png', title)}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ model = dict(
         type='MultimodalActionDataPreProcessor', modalities=['visual'], mean=dict(visual=93.5), std=dict(visual=36.0)),
     backbone=dict(
         type='MultimodalBackbone', modalities=['visual'], in_channels=dict(visual=3),
-        backbones=dict(visual=dict(type='SmallCNN'))),
+        backbones=dict(visual=dict(type='SmallCNN', channels=(8, 16, 32, 64)))),
     frames_per_clip=dict(visual=3),
     neck=dict(type='SingleModality', modality='visual', in_channels=64, out_channels=64),
     cls_head=dict(type='FusionHead', num_classes=10, in_channels=64, topk=(1, )))

@@ -45,7 +45,8 @@ class Job:
         seed: of the whole run (``randomness.seed``).
         overrides: config keys as in ``--cfg-options`` (``model.neck.norm``) and their values.
         paths: more overrides, which do not change the result (data roots): not part of the hash.
-        evaluations: what is withheld in each, by the evaluation's name.
+        evaluations: by name, the modalities that are withheld, or ``dict(missing=[...], noise={m: ...})`` with noise as
+            in ``data_preprocessor.test_noise``.
         channels_last: keep convolution weights channels-last, about 1.3 times faster on a processor.
     """
 
@@ -54,7 +55,7 @@ class Job:
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
     paths: Mapping[str, Any] = field(default_factory=dict)
-    evaluations: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"complete": ()})
+    evaluations: Mapping[str, Sequence[str] | Mapping[str, Any]] = field(default_factory=lambda: {"complete": ()})
     channels_last: bool = False
 
     def load_config(self) -> Any:
@@ -72,7 +73,8 @@ class Job:
         cfg = Config.fromfile(self.config)
         cfg.merge_from_dict(dict(self.overrides))
         text = json.dumps(
-            [cfg.to_dict(), {k: list(v) for k, v in self.evaluations.items()}, self.channels_last],
+            [cfg.to_dict(), {k: v if isinstance(v, Mapping) else list(v) for k, v in self.evaluations.items()},
+             self.channels_last],
             sort_keys=True, default=repr)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -372,19 +374,17 @@ def train_and_evaluate(job: Job, folder: Path) -> dict[str, Any]:
     model = runner.model
     preprocessor = model.data_preprocessor
     known = set(getattr(preprocessor, "modalities", ()))
-    for name, missing in job.evaluations.items():
-        if set(missing) - known:
-            raise ValueError(
-                f"evaluation {name!r} withholds {sorted(missing)}, the model has {sorted(known)}")
+    evaluations = {name: _evaluation(name, asked, known) for name, asked in job.evaluations.items()}
     if job.channels_last:
         model.to(memory_format=torch.channels_last)
     start = time.perf_counter()
     runner.train()
     trained = time.perf_counter()
     metrics = {}
-    for name, missing in job.evaluations.items():
+    for name, (missing, noise) in evaluations.items():
         if known:
-            preprocessor.test_missing = tuple(missing)
+            preprocessor.test_missing = missing
+            preprocessor.noise.set_test_noise(noise)
         metrics[name] = _evaluate(runner)
     record = dict(
         metrics=metrics,
@@ -396,6 +396,18 @@ def train_and_evaluate(job: Job, folder: Path) -> dict[str, Any]:
     del runner, model, preprocessor
     gc.collect()
     return record
+
+
+def _evaluation(name: str, asked: Sequence[str] | Mapping[str, Any], known: set[str]) -> tuple[tuple[str, ...], Any]:
+    """(withheld modalities, test noise) of one evaluation."""
+    given = dict(asked) if isinstance(asked, Mapping) else dict(missing=asked)
+    missing, noise = tuple(given.pop("missing", ())), given.pop("noise", None)
+    if given:
+        raise ValueError(f"evaluation {name!r} has {sorted(given)}, it takes missing and noise")
+    for what, modalities in (("withholds", missing), ("adds noise to", noise or ())):
+        if set(modalities) - known:
+            raise ValueError(f"evaluation {name!r} {what} {sorted(modalities)}, the model has {sorted(known)}")
+    return missing, noise
 
 
 def _evaluate(runner: Any) -> dict[str, Any]:

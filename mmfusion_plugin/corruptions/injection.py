@@ -153,11 +153,11 @@ class NoiseInjection(nn.Module):
         if unknown:
             raise ValueError(f"noise names {unknown}, modalities names {list(modalities)}")
         if not 0.0 <= clean_share <= 1.0:
-            raise ValueError(f"noise.clean_share must be in [0, 1], got {clean_share}")
+            raise ValueError(f"clean_share must be in [0, 1], got {clean_share}")
         if not is_finite(clean_level) or clean_level < 0:
-            raise ValueError(f"noise.clean_level must be a number of 0 or more, got {clean_level!r}")
+            raise ValueError(f"clean_level must be a number of 0 or more, got {clean_level!r}")
         if mode not in MODES:
-            raise ValueError(f"noise.mode must be one of {MODES}, got {mode!r}")
+            raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
         self.modalities = tuple(modalities)
         # in the order of modalities: mmengine sorts the keys of dicts when it saves a config
         self.noise = {m: _modality_noise(m, noise[m]) for m in modalities if m in noise}
@@ -165,7 +165,8 @@ class NoiseInjection(nn.Module):
         self.clean_level = float(clean_level)
         self.mode = mode
         seed = torch.initial_seed() if seed is None else seed
-        self.register_buffer("seed", torch.tensor(seed % 2**31, dtype=torch.int64))
+        # below 2^24: mmengine's SyncBuffersHook averages buffers over ranks as float32
+        self.register_buffer("seed", torch.tensor(seed % 2**24, dtype=torch.int64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(

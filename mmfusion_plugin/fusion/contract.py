@@ -33,7 +33,8 @@ class FusionOutput:
         fused: what the task head reads; a tuple of tensors for a pyramid.
         losses: scalars, already weighted; every name starts with ``fusion.loss_`` because
             mmengine optimises only entries whose name contains ``loss``.
-        diagnostics: detached tensors for logs and plots; no name may contain ``loss``.
+        diagnostics: detached scalars for logs and plots; no name may contain ``loss``.
+        per_sample: what diagnostics average, as detached tensors (B,): for analysis, never logged.
 
     Raises: ValueError if a name breaks these rules.
     """
@@ -41,6 +42,7 @@ class FusionOutput:
     fused: Tensor | tuple[Tensor, ...]
     losses: dict[str, Tensor] = field(default_factory=dict)
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    per_sample: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.losses:
@@ -50,6 +52,7 @@ class FusionOutput:
             if "loss" in name:
                 raise ValueError(f"diagnostic {name!r} would be optimised: its name contains 'loss'")
         self.diagnostics = {name: value.detach() for name, value in self.diagnostics.items()}
+        self.per_sample = {name: value.detach() for name, value in self.per_sample.items()}
 
 
 def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:

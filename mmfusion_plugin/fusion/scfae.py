@@ -87,7 +87,7 @@ class SCFAE(FusionBlock):
         that of an all-zero vector under ``cosine``, which has no direction.
     Diagnostics: ``fusion.recon_similarity.<m>``, the mean cosine of V_m and its reconstruction over the
         same samples and positions, whatever the metric; 0 where the whole batch lacks m.
-        ``fusion.recon_distance.<m>``, m's term of the loss before recon_weight.
+        ``fusion.recon_distance.<m>``, m's term of the loss before recon_weight; per sample a mean over positions.
     Raises: ValueError for any option outside its range.
     Source: Eq. 3-6, Table 12.
     """
@@ -186,13 +186,15 @@ class SCFAE(FusionBlock):
         if self.recon_weight == 0:
             return FusionOutput(fused)
 
-        total, diagnostics = 0.0, {}
+        total, diagnostics, per_sample = 0.0, {}, {}
         for m in self.modalities:
-            distance, similarity = self._compare(V[m], self.P_recon[m](Z_post[m]), available[m])
+            distance_B, similarity_B, number = self._compare(V[m], self.P_recon[m](Z_post[m]), available[m])
+            distance = distance_B.sum() / number
             total = total + distance
-            diagnostics[f"fusion.recon_similarity.{m}"] = similarity
+            diagnostics[f"fusion.recon_similarity.{m}"] = similarity_B.sum() / number
             diagnostics[f"fusion.recon_distance.{m}"] = distance
-        return FusionOutput(fused, {"fusion.loss_recon": self.recon_weight * total}, diagnostics)
+            per_sample[f"fusion.recon_distance.{m}"] = distance_B / positions(V[m]).numel()
+        return FusionOutput(fused, {"fusion.loss_recon": self.recon_weight * total}, diagnostics, per_sample)
 
     def parts(
         self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
@@ -252,9 +254,9 @@ class SCFAE(FusionBlock):
             shared = shared * 0
         return torch.cat([specific, shared], channel_axis(specific))
 
-    def _compare(self, V: Tensor, recon: Tensor, available_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance by ``recon_metric`` and cosine similarity of V_m and its reconstruction, each a
-        mean over available samples and positions; exactly 0, in the graph, if there are none."""
+    def _compare(self, V: Tensor, recon: Tensor, available_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Distance by ``recon_metric`` and cosine similarity of V_m and its reconstruction, each (B,), a sum over
+        positions that is exactly 0, in the graph, where m is missing; and how many positions are available."""
         axis = channel_axis(V)
         target = V.detach() if self.detach_target else V
         if target.dtype != torch.float64:  # half precision cannot hold a norm of large features
@@ -269,10 +271,11 @@ class SCFAE(FusionBlock):
         cosine = F.cosine_similarity(target, recon, dim=axis, eps=SILENT)
         distance = 1 - cosine if self.recon_metric == "cosine" else (target - recon).square().mean(axis)
         # and after it: 1 - cos(1, 1) is 5e-7 in float32
-        return (
-            torch.where(counts, distance, 0.0).sum() / number,
-            torch.where(counts, cosine.detach(), 0.0).sum() / number,
-        )
+        distance = torch.where(counts, distance, 0.0)
+        cosine = torch.where(counts, cosine.detach(), 0.0)
+        if counts.ndim == 1:
+            return distance, cosine, number
+        return distance.flatten(1).sum(1), cosine.flatten(1).sum(1), number
 
     def _widths(self, width: float | Mapping[str, float] | None) -> dict[str, int]:
         """w_m by modality: channels (int) or a ratio of l_m (float)."""

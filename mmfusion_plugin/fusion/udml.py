@@ -13,21 +13,27 @@ from torch import Tensor, nn
 
 from .contract import FusionOutput, check_modalities, expand_mask
 from .dependency import Dependency
+from .modes import evaluating
 from .noise_estimator import NoiseEstimator, noise_loss
+from .novelty import Novelty
 from .probabilistic import ProbabilisticEmbedding, kl_to_noise
 from .weighting import FusionWeights
 
 __all__ = ["PRESETS", "UDML"]
 
-QUALITIES = ("estimated", "variance", "given", None)
+QUALITIES = ("estimated", "variance", "energy", "given", None)
 FORMS = ("residual", "multiplicative")
+UNITS = ("level", "span")
 
 PRESETS: dict[str, dict] = {
-    # The released code's formulas: BatchNorm on both branches, 1 / (s^2 alpha), x + w x, estimator detached.
+    # The released code's formulas: BatchNorm on both branches, 1 / (s^2 alpha), x + w x, estimator detached,
+    # its softplus in levels.
     "released": dict(
-        norm="batch", variance_norm="batch", law="inverse_square", form="residual", detach=True, noise_weight=0.1),
+        norm="batch", variance_norm="batch", law="inverse_square", form="residual", detach=True, noise_weight=0.1,
+        noise_unit="level"),
     "default": dict(
-        norm="layer", variance_norm=None, law="inverse", form="residual", detach=True, noise_weight=0.1),
+        norm="layer", variance_norm=None, law="inverse", form="residual", detach=True, noise_weight=0.1,
+        noise_unit="span"),
 }
 
 
@@ -44,26 +50,39 @@ class UDML(nn.Module):
             estimator then reads the features' own spread over positions or channels).
         norm, variance_norm: of the embedding, see :class:`ProbabilisticEmbedding`.
         quality: where s comes from: ``estimated``; ``variance``, the mean sigma itself (PE dynamic fusion);
-            ``given``, the true level (the oracle of an analysis); None: all weights are 1 (static fusion with
-            probabilistic heads).
-        dependency: divide by the dependency alpha; False is the ablation without it.
-        law, temperature: see :class:`FusionWeights`.
+            ``energy``, -logsumexp of each modality's own head, handed to ``forward`` (QMF-like; QMF's ranking
+            loss is left out; needs ``law='exponential'``: energies have either sign); ``given``, the true level
+            (the oracle of an analysis); None: all weights are 1 (static fusion with probabilistic heads).
+        dependency: divide by the dependency alpha. True: its running mean; ``per_sample``: each sample's own, handed
+            to ``forward``; False: the ablation without it.
+        law, temperature: see :class:`FusionWeights`; ``law='expected_gain'`` is told by :meth:`update_gain`.
+        novelty: signals of :class:`Novelty` such as ``['distance']``: s becomes the larger of s and the level that the
+            novelty is worth, so that a fault the estimator was never shown costs weight, too. ``disagreement`` is
+            handed to ``forward``; ``reconstruction`` runs the inner fusion (SCFAE) once more. None: off, until
+            measurements speak for it. For ``quality`` ``estimated`` and ``given``.
+        novelty_margin: standard deviations of clean data that are taken for clean.
         form: ``residual`` x + w x, or ``multiplicative`` w x.
         detach, hidden: see :class:`NoiseEstimator`.
-        noise_weight: of the estimator's squared error.
-        kl_weight: of the KL to N(0, t), a mean over channels and positions. The released beta is a weight of the
-            sum: beta = kl_weight / (channels x positions).
+        noise_weight: of the estimator's squared error, which every batch with known levels teaches, in the
+            stage before the dynamic weights too.
+        noise_unit: the estimator's output in units of one ``level`` (as released) or of ``span``, then starting in
+            the middle of it: learnt in hundreds instead of thousands of steps.
+        kl_weight: of the KL to N(0, t), a mean over channels, positions, levels and modalities. The released beta is
+            a weight of the sum: beta = kl_weight / (channels x positions x modalities).
         clean_level: t, and the estimator's target, of a clean sample.
         span: largest level to expect.
         weights_from: share of training before which all weights are 1.
         dependency_every: training steps between two updates of the dependency.
 
     Shapes: feats {m: tensor of any rank of the contract, or a tuple of them}, available {m: (B,)} bool, levels
-        {m: (B,)} or None -> FusionOutput of the inner fusion.
+        {m: (B,)} or None, alpha, energies and disagreements {m: (B,)} where ``reads_alone``, ``reads_energies`` and
+        ``reads_disagreement`` ask for them -> FusionOutput of the inner fusion.
     Losses: the inner fusion's; with ``levels`` in training ``fusion.loss_noise`` and ``fusion.loss_kl``.
-    Diagnostics: ``fusion.weight.<m>``, ``fusion.noise.<m>`` (means over available samples) and
-        ``fusion.dependency.<m>``.
-    Raises: ValueError for options outside their range, and for ``quality='given'`` without levels.
+    Diagnostics: ``fusion.weight.<m>``, ``fusion.noise.<m>``, ``fusion.novelty.<m>`` (means over available samples) and
+        ``fusion.dependency.<m>``. Per sample the same, and ``fusion.level.<m>``: what the weights read.
+    Raises: ValueError for options outside their range, and for ``quality='given'`` without levels, ``energy``
+        without energies, ``disagreement`` without disagreements and ``dependency='per_sample'`` without alpha once
+        the weights are dynamic.
     """
 
     def __init__(
@@ -75,12 +94,14 @@ class UDML(nn.Module):
         preset: str = "default",
         embedding: bool = True,
         quality: str | None = "estimated",
-        dependency: bool = True,
+        dependency: bool | str = True,
         kl_weight: float = 0.0,
         clean_level: float = 1.0,
         span: float = 11.0,
         hidden: int = 64,
         temperature: float = 1.0,
+        novelty: Sequence[str] | None = None,
+        novelty_margin: float = 2.0,
         weights_from: float = 0.6,
         dependency_every: int = 10,
         dependency_momentum: float = 0.1,
@@ -93,7 +114,8 @@ class UDML(nn.Module):
         if unknown:
             raise TypeError(f"UDML has no options {unknown}")
         options = {**PRESETS[preset], **options}
-        for key, value, choices in (("quality", quality, QUALITIES), ("form", options["form"], FORMS)):
+        for key, value, choices in (("quality", quality, QUALITIES), ("form", options["form"], FORMS),
+                                    ("noise_unit", options["noise_unit"], UNITS)):
             if value not in choices:
                 raise ValueError(f"{key} must be one of {list(choices)}, got {value!r}")
         for key, value in (("noise_weight", options["noise_weight"]), ("kl_weight", kl_weight)):
@@ -105,8 +127,15 @@ class UDML(nn.Module):
             raise ValueError(f"weights_from is a share of training in [0, 1], got {weights_from!r}")
         if not isinstance(dependency_every, int) or dependency_every < 1:
             raise ValueError(f"dependency_every must be a positive number of steps, got {dependency_every!r}")
+        if dependency not in (True, False, "per_sample"):
+            raise ValueError(f"dependency must be True, False or 'per_sample', got {dependency!r}")
+        if quality == "energy" and options["law"] != "exponential":
+            raise ValueError(
+                f"quality='energy' needs law='exponential' (energies have either sign), got law={options['law']!r}")
         if quality == "variance" and not embedding:
             raise ValueError("quality='variance' reads the embedding's variance; set embedding=True")
+        if novelty is not None and quality not in ("estimated", "given"):
+            raise ValueError(f"novelty is laid over a noise level: quality 'estimated' or 'given', got {quality!r}")
         self.modalities = check_modalities(modalities)
         if set(in_channels) != set(self.modalities):
             raise ValueError(f"in_channels names {sorted(in_channels)}, modalities names {list(modalities)}")
@@ -122,11 +151,17 @@ class UDML(nn.Module):
                     ProbabilisticEmbedding(C, options["norm"], options["variance_norm"]) for C in widths[m])
                 for m in self.modalities
             } if embedding else {})
+        scaled = dict(unit=span, start=span / 2) if options["noise_unit"] == "span" else {}
         self.estimate = nn.ModuleDict(
-            {m: NoiseEstimator(widths[m], hidden, options["detach"]) for m in self.modalities}
+            {m: NoiseEstimator(widths[m], hidden, options["detach"], **scaled) for m in self.modalities}
             if quality == "estimated" else {})
         self.weigh = None if quality is None else FusionWeights(self.modalities, options["law"], temperature, span)
-        self.dependency = Dependency(self.modalities, dependency_momentum) if dependency and quality else None
+        self.novelty = None if novelty is None else Novelty(
+            self.modalities, widths, novelty, clean_level, span, novelty_margin)
+        self.per_sample = dependency == "per_sample" and quality is not None
+        running = dependency is True and quality is not None
+        self.dependency = Dependency(self.modalities, dependency_momentum) if running else None
+        self._told = False  # in this process: a resumed buffer does not show that the schedule goes on
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
@@ -134,12 +169,46 @@ class UDML(nn.Module):
         """Tell how much of training is done, in [0, 1]; saved with the model, so that a test knows the stage."""
         if not 0 <= share <= 1:
             raise ValueError(f"progress is a share of training in [0, 1], got {share}")
+        self._told = True
         self.progress.fill_(share)
 
     @property
     def dynamic(self) -> bool:
         """Whether the stage of dynamic weights is reached."""
         return self.weigh is not None and bool(self.progress >= self.weights_from)
+
+    @property
+    def awaits_progress(self) -> str | None:
+        """What cannot start because nobody has told how far training is; None if nothing waits."""
+        waiting = self.weigh is not None and self.weights_from > 0 and not self._told
+        return f"neck.weights_from={self.weights_from:g} of training starts the dynamic weights" if waiting else None
+
+    @property
+    def reads_energies(self) -> bool:
+        """Whether ``forward`` needs ``energies``."""
+        return self.quality == "energy"
+
+    @property
+    def reads_disagreement(self) -> bool:
+        """Whether ``forward`` needs ``disagreements``."""
+        return self.novelty is not None and "disagreement" in self.novelty.signals
+
+    @property
+    def reads_gain(self) -> bool:
+        """Whether :meth:`update_gain` is to be called in training."""
+        return self.weigh is not None and self.weigh.gain is not None
+
+    @property
+    def reads_own_heads(self) -> list[str]:
+        """Options for which every modality must have a head of its own."""
+        asked = {"quality='energy'": self.reads_energies, "novelty=['disagreement']": self.reads_disagreement,
+                 "law='expected_gain'": self.reads_gain}
+        return [option for option, asks in asked.items() if asks]
+
+    @property
+    def reads_alone(self) -> bool:
+        """Whether ``forward`` needs each sample's ``alpha``: the size of the prediction with one modality alone."""
+        return self.per_sample and self.dynamic
 
     def dependency_due(self) -> bool:
         """Whether this training step is to update the dependency; counts the steps. Call once a step."""
@@ -149,11 +218,24 @@ class UDML(nn.Module):
         self.step += 1
         return due
 
+    def update_gain(
+        self, correct: Mapping[str, Tensor], output: FusionOutput, available: Mapping[str, Tensor], classes: int
+    ) -> None:
+        """What each modality's own head knew of the batch that gave ``output``; for ``law='expected_gain'``.
+
+        Shapes: see :meth:`FusionWeights.update_gain`.
+        """
+        level = {m: output.per_sample[f"fusion.level.{m}"] for m in self.modalities}
+        self.weigh.update_gain(correct, level, available, classes)
+
     def forward(
         self,
         feats: Mapping[str, Tensor | Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
         levels: Mapping[str, Tensor] | None = None,
+        alpha: Mapping[str, Tensor] | None = None,
+        energies: Mapping[str, Tensor] | None = None,
+        disagreements: Mapping[str, Tensor] | None = None,
     ) -> FusionOutput:
         first = feats[self.modalities[0]]
         single = isinstance(first, Tensor)
@@ -165,12 +247,20 @@ class UDML(nn.Module):
         pyramid = {
             m: tuple(torch.where(expand_mask(available[m], x), x, 0.0) for x in pyramid[m]) for m in self.modalities}
         z, mus, log_variances = self._embed(pyramid)
-        s = self._quality(log_variances, mus, available, levels)
-        weights = self._weights(s, available)
-        weighted = {m: tuple(self._apply(x, weights[m]) for x in z[m]) for m in self.modalities}
+        s = self._quality(log_variances, levels, energies)
+        novelty = self._novelty(pyramid, mus, available, levels, disagreements, single)
+        level = s if novelty is None else self._at_least(s, novelty)
+        alpha = self._alpha(alpha)
+        weights = self._weights(level, alpha, available)
+        weighted = {m: tuple(self._weighted(x, weights[m]) for x in z[m]) for m in self.modalities}
         output = self.inner({m: x[0] if single else x for m, x in weighted.items()}, available)
         losses = {**output.losses, **self._losses(s, mus, log_variances, available, levels)}
-        return FusionOutput(output.fused, losses, {**output.diagnostics, **self._diagnostics(s, weights, available)})
+        found = {"weight": weights, "noise": s, "level": level, "novelty": novelty, "dependency": alpha}
+        per_sample = {
+            f"fusion.{what}.{m}": values[m].expand(len(available[m]))
+            for what, values in found.items() if values is not None for m in self.modalities}
+        diagnostics = {**output.diagnostics, **self._diagnostics(found, available)}
+        return FusionOutput(output.fused, losses, diagnostics, {**output.per_sample, **per_sample})
 
     def _embed(self, pyramid: Mapping[str, Sequence[Tensor]]) -> tuple[dict, dict, dict]:
         """(z, mu, log sigma^2) by modality; without an embedding the features and their own spread."""
@@ -184,10 +274,17 @@ class UDML(nn.Module):
             z[m] = tuple(embed.sample(mu, log_v) for embed, (mu, log_v) in zip(self.embed[m], pairs))
         return z, mus, log_variances
 
-    def _quality(self, log_variances, mus, available, levels) -> dict[str, Tensor] | None:
+    def _quality(self, log_variances, levels, energies) -> dict[str, Tensor] | None:
         if self.quality is None:
             return None
+        if self.quality == "energy":
+            if energies is None:
+                raise ValueError("quality='energy' needs the energies of each modality's own head")
+            return {m: energies[m].float() for m in self.modalities}
         if self.quality == "given":
+            if levels is None and not self.dynamic:  # noise has not begun, and nothing is weighted yet
+                B, device = len(log_variances[self.modalities[0]][0]), self.progress.device
+                return {m: torch.full((B,), self.clean_level, device=device) for m in self.modalities}
             if levels is None:
                 raise ValueError("quality='given' needs the true noise levels; inject noise in the preprocessor")
             return {m: levels[m].float().clamp(min=self.clean_level) for m in self.modalities}
@@ -197,20 +294,61 @@ class UDML(nn.Module):
                 for m in self.modalities}
         return {m: self.estimate[m](log_variances[m]) for m in self.modalities}
 
-    def _weights(self, s: Mapping[str, Tensor] | None, available: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _novelty(self, pyramid, mus, available, levels, disagreements, single) -> dict[str, Tensor] | None:
+        if self.novelty is None:
+            return None
+        values = {}
+        if self.reads_disagreement:
+            if disagreements is None:
+                raise ValueError("novelty=['disagreement'] needs disagreements between the modalities' own heads")
+            values["disagreement"] = disagreements
+        if "reconstruction" in self.novelty.signals:
+            values["reconstruction"] = self._residuals(mus, available, single)
+        return self.novelty(pyramid, available, values, levels if self.training else None)
+
+    def _residuals(self, mus, available, single: bool) -> dict[str, Tensor]:
+        """{m: (B,)}: how badly the inner fusion reconstructs m at equal weights, a mean over levels."""
+        equal = {m: tuple(self._weighted(x.detach(), torch.ones_like(available[m])) for x in mus[m])
+                 for m in self.modalities}
+        with evaluating(self.inner):
+            found = self.inner({m: x[0] if single else x for m, x in equal.items()}, available).per_sample
+        residuals = {}
+        for m in self.modalities:
+            name = f"fusion.recon_distance.{m}"
+            terms = [x for key, x in found.items() if key == name or key.startswith(name + ".")]
+            if not terms:
+                raise ValueError(
+                    "novelty=['reconstruction'] needs an inner fusion that reconstructs: SCFAE with recon_weight > 0")
+            residuals[m] = torch.stack(terms).mean(0)
+        return residuals
+
+    def _at_least(self, s: Mapping[str, Tensor], novelty: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        worth = self.novelty.level(novelty)
+        return {m: torch.maximum(s[m].detach(), worth[m]) for m in self.modalities}
+
+    def _alpha(self, alpha: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+        """{m: () or (B,)}: each sample's own, else the running one; None where neither counts."""
+        if not self.per_sample:
+            return None if self.dependency is None else self.dependency()
+        if alpha is None and self.reads_alone:
+            raise ValueError("dependency='per_sample' needs alpha, the size of each sample's prediction with m alone")
+        return None if alpha is None else {m: alpha[m].detach() for m in self.modalities}
+
+    def _weights(self, s: Mapping[str, Tensor] | None, alpha: Mapping[str, Tensor] | None,
+                 available: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not self.dynamic:
             weights = {m: available[m].float() for m in self.modalities}
-            if self.weigh is not None and self.weigh.curve is not None:  # its parameters need a gradient on all ranks
-                idle = sum(p.sum() for p in self.weigh.curve.parameters()) * 0
+            if self.weigh is not None and self.weigh.curves:  # their parameters need a gradient on all ranks
+                idle = sum(p.sum() for p in self.weigh.curves.parameters()) * 0
                 weights = {m: w + idle for m, w in weights.items()}
             return weights
         # the task's loss must not teach the estimator what is convenient: detached, as released
         detached = {m: x.detach() for m, x in s.items()}
-        one = torch.ones((), device=self.progress.device)
-        alpha = dict.fromkeys(self.modalities, one) if self.dependency is None else self.dependency()
+        if alpha is None:
+            alpha = dict.fromkeys(self.modalities, torch.ones((), device=self.progress.device))
         return self.weigh(detached, alpha, available)
 
-    def _apply(self, x: Tensor, weight_B: Tensor) -> Tensor:
+    def _weighted(self, x: Tensor, weight_B: Tensor) -> Tensor:
         weight = expand_mask(weight_B, x).to(x.dtype)
         return x + weight * x if self.form == "residual" else weight * x
 
@@ -236,16 +374,15 @@ class UDML(nn.Module):
             losses["fusion.loss_kl"] = self.kl_weight * torch.stack(terms).mean()
         return losses
 
-    def _diagnostics(self, s, weights, available) -> dict[str, Tensor]:
-        found = {}
-        for m in self.modalities:
-            number = available[m].sum().clamp(min=1)
-            found[f"fusion.weight.{m}"] = torch.where(available[m], weights[m], 0.0).sum() / number
-            if s is not None:
-                found[f"fusion.noise.{m}"] = torch.where(available[m], s[m], 0.0).sum() / number
-        if self.dependency is not None:
-            found |= {f"fusion.dependency.{m}": alpha for m, alpha in self.dependency().items()}
-        return found
+    def _diagnostics(self, found: Mapping[str, Mapping[str, Tensor] | None], available) -> dict[str, Tensor]:
+        """Means over the samples that have the modality; what is one number for all stays as it is."""
+        means = {}
+        for what in ("weight", "noise", "novelty", "dependency"):
+            for m in self.modalities if found[what] is not None else ():
+                value, number = found[what][m], available[m].sum().clamp(min=1)
+                mean = value.clone() if value.ndim == 0 else torch.where(available[m], value, 0.0).sum() / number
+                means[f"fusion.{what}.{m}"] = mean
+        return means
 
 
 def _spread(x: Tensor) -> Tensor:

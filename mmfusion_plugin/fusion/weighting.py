@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LAWS", "FusionWeights", "MonotoneCurve"]
+from .level_curve import LevelMeans
 
-LAWS = ("inverse_square", "inverse", "exponential", "learned")
+__all__ = ["LAWS", "FusionWeights", "MonotoneCurve", "correct_probability"]
+
+LAWS = ("inverse_square", "inverse", "exponential", "learned_monotone", "expected_gain")
 SMALLEST = 1e-3  # of a noise level: below it all are equally clean
+SMALLEST_GAIN = 0.05  # of log-odds: a modality that knows nothing still weighs something
 
 
 class MonotoneCurve(nn.Module):
@@ -39,19 +42,22 @@ class MonotoneCurve(nn.Module):
 class FusionWeights(nn.Module):
     """w_m = M v_m / sum_j v_j over the available modalities, 0 for a missing one.
 
-    v_m by ``law``, s the noise level and alpha the dependency: ``inverse_square`` 1 / (s^2 alpha), as released;
-    ``inverse`` 1 / (s alpha); ``exponential`` exp(-s / temperature) / alpha; ``learned`` exp(-f(s)) / alpha with
-    a learned monotone f shared by all modalities, trained by the task's loss. M counts the available ones,
-    so that the weights' mean is 1 whatever is missing.
+    v_m = g_m(s)^(1 / temperature) / alpha, s the noise level and alpha the dependency. g_m by ``law``:
+    ``inverse_square`` 1 / s^2, as released; ``inverse`` 1 / s; ``exponential`` exp(-s);
+    ``learned_monotone`` exp(-f_m(s)), f_m a :class:`MonotoneCurve` of each modality that the task's loss trains;
+    ``expected_gain`` the log-odds of the probability that m's own head gives the right class at that level, less
+    those of chance: the weight of an independent voter of that competence (Nitzan and Paroush, 1982), from running
+    means (:meth:`update_gain`). It acts on features; where inner fusion and head are linear, that is on logits.
+    M counts the available modalities, so that the weights' mean is 1 whatever is missing.
 
     Args:
         modalities: names.
         law: see above.
-        temperature: of ``exponential``.
-        span: largest level to expect, for ``learned``.
+        temperature: above 1 evens out what the noise decides, below 1 sharpens it; alpha is left alone.
+        span: largest level to expect, for ``learned_monotone`` and ``expected_gain``.
 
-    Shapes: s {m: (B,)}, alpha {m: () or (B,)}, available {m: (B,)} bool -> {m: (B,)}.
-    Raises: ValueError for an unknown law or a temperature that is not positive.
+    Shapes: s {m: (B,)}, alpha {m: () or (B,)}, available {m: (B,)} bool -> {m: (B,)} float32.
+    Raises: ValueError for an unknown law, a temperature that is not positive, and for gains told to another law.
     """
 
     def __init__(
@@ -65,25 +71,73 @@ class FusionWeights(nn.Module):
         self.modalities = tuple(modalities)
         self.law = law
         self.temperature = temperature
-        self.curve = MonotoneCurve(span=span) if law == "learned" else None
+        self.curves = nn.ModuleDict(
+            {m: MonotoneCurve(span=span) for m in self.modalities} if law == "learned_monotone" else {})
+        self.gain = LevelMeans(self.modalities, span, falling=True) if law == "expected_gain" else None
+        if self.gain is not None:
+            self.register_buffer("chance", torch.full((), 0.5))
+
+    @torch.no_grad()
+    def update_gain(
+        self, correct: Mapping[str, Tensor], s: Mapping[str, Tensor], available: Mapping[str, Tensor], classes: int
+    ) -> None:
+        """Take in what each modality's own head knew of a batch; on every rank.
+
+        Shapes: correct {m: (B,)} probability of the right class (not finite: not counted), s {m: (B,)},
+        available {m: (B,)} bool.
+        """
+        if self.gain is None:
+            raise ValueError(f"gains are read by law='expected_gain' alone, the law is {self.law!r}")
+        self.chance.fill_(1 / classes)
+        self.gain.update(correct, s, available)
 
     def forward(
         self, s: Mapping[str, Tensor], alpha: Mapping[str, Tensor], available: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         # logarithms: 1 / s^2 leaves the range of half precision, its ratio to the others' does not
-        score_MB = torch.stack([self._log_score(s[m].float(), alpha[m].float()) for m in self.modalities])
+        noise = {m: s[m].float() for m in self.modalities}
+        gains = self._log_gains(noise) if self.gain is not None else {}
+        score_MB = torch.stack([
+            (gains[m] if gains else -self._penalty(m, noise[m])) / self.temperature
+            - alpha[m].float().clamp(min=SMALLEST).log()
+            for m in self.modalities])
         here_MB = torch.stack([available[m] for m in self.modalities])
         share_MB = score_MB.masked_fill(~here_MB, -torch.inf).softmax(0)
         weight_MB = share_MB * here_MB.sum(0)
         return {m: weight_MB[i] for i, m in enumerate(self.modalities)}
 
-    def _log_score(self, s_B: Tensor, alpha: Tensor) -> Tensor:
-        log_alpha = alpha.clamp(min=SMALLEST).log()
-        if self.law == "learned":
-            return -self.curve(s_B) - log_alpha
+    def _penalty(self, m: str, s_B: Tensor) -> Tensor:
+        """-log g_m(s)."""
+        if self.law == "learned_monotone":
+            return self.curves[m](s_B)
         if self.law == "exponential":
-            return -s_B / self.temperature - log_alpha
-        return -(2 if self.law == "inverse_square" else 1) * s_B.clamp(min=SMALLEST).log() - log_alpha
+            return s_B
+        return (2 if self.law == "inverse_square" else 1) * s_B.clamp(min=SMALLEST).log()
+
+    def _log_gains(self, s: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{m: log g_m(s)}; equal for all while a modality's own head has told nothing."""
+        correct = self.gain(s)
+        known = (self.gain.count_MN.sum(1) > 0).all()
+        gains = {}
+        for m in self.modalities:
+            p_B = torch.where(known, correct[m], 0.5).clamp(0.01, 0.99)
+            gains[m] = (p_B.logit() - self.chance.logit()).clamp(min=SMALLEST_GAIN).log()
+        return gains
 
     def extra_repr(self) -> str:
-        return f"law={self.law}"
+        return f"law={self.law}, temperature={self.temperature:g}"
+
+
+@torch.no_grad()
+def correct_probability(logits: Tensor, labels: Tensor, ignore: int = 255) -> Tensor:
+    """Probability of the right class, a mean over labelled positions; NaN for a sample without a label.
+
+    Shapes: logits (B, K) with labels (B,), or (B, K, h, w) with labels (B, H, W), which are read at the logits'
+        positions (nearest) -> (B,) float32.
+    """
+    if logits.ndim == 4:
+        labels = F.interpolate(labels[:, None].float(), logits.shape[2:], mode="nearest")[:, 0].long()
+    labelled = (labels != ignore) & (labels >= 0) & (labels < logits.shape[1])
+    right = logits.float().softmax(1).gather(1, torch.where(labelled, labels, 0)[:, None])[:, 0]
+    right, labelled = (x.reshape(len(logits), -1) for x in (right, labelled))
+    return torch.where(labelled, right, 0.0).sum(1) / labelled.sum(1)

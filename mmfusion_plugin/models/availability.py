@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
+from mmfusion_plugin.fusion.dependency import response
+
+from .unimodal import Heads, disagreements, energies, predictions_alone
 
 __all__ = ["availability", "check_neck", "check_test_missing", "fuse", "noise_levels", "remaining"]
 
@@ -76,12 +79,20 @@ def check_neck(neck: nn.Module | None) -> None:
         ) from None
 
 
-def fuse(neck: nn.Module, feats: Mapping, available: Mapping | None, levels: Mapping | None = None) -> FusionOutput:
-    """The neck's output; ``levels`` go to necks that read them.
+def fuse(
+    neck: nn.Module, feats: Mapping, available: Mapping | None, levels: Mapping | None, heads: Heads
+) -> FusionOutput:
+    """The neck's output; ``levels``, and what ``heads`` say of each modality, go to necks that read them.
 
     Raises: ValueError unless the neck gives a FusionOutput.
     """
     known = {"levels": levels} if "levels" in inspect.signature(neck.forward).parameters else {}
+    if getattr(neck, "reads_energies", False):
+        known["energies"] = energies(neck, feats, heads)
+    if getattr(neck, "reads_disagreement", False):
+        known["disagreements"] = disagreements(neck, feats, available, heads)
+    if getattr(neck, "reads_alone", False):
+        known["alpha"] = {m: response(x) for m, x in predictions_alone(neck, feats, levels, heads).items()}
     output = neck(feats, available, **known)
     if not isinstance(output, FusionOutput):
         raise ValueError(

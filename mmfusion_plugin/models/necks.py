@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FUSIONS, FusionBlock, FusionOutput
 from mmfusion_plugin.fusion.contract import check_batch, check_modalities, positions
+from mmfusion_plugin.fusion.dependency import Dependency
 from mmfusion_plugin.fusion.layers import ChannelLinear
 from mmfusion_plugin.fusion.masking import ModalityDropout
 from mmfusion_plugin.fusion.udml import UDML
@@ -38,7 +39,7 @@ class FusionNeck(BaseModule):
     Shapes: feats {m: tuple of (B, C_m, H, W), or one tensor}, available {m: (B,)} bool ->
         FusionOutput; ``fused`` is a tuple if ``in_channels`` holds lists, else one tensor. Losses are
         means over levels (a level without one counts as 0); where there are several levels, the
-        diagnostics of level i are named ``<name>.<i>``.
+        diagnostics, and what is known per sample, of level i are named ``<name>.<i>``.
     Raises: ValueError for names, numbers of levels or widths that do not agree.
     """
 
@@ -92,6 +93,7 @@ class FusionNeck(BaseModule):
             fused=tuple(out.fused for out in outs),
             losses=_means([out.losses for out in outs]),
             diagnostics=_numbered([out.diagnostics for out in outs]),
+            per_sample=_numbered([out.per_sample for out in outs]),
         )
 
     def _by_level(self, feats: Features) -> list[dict[str, Tensor]]:
@@ -186,7 +188,8 @@ class UDMLNeck(BaseModule):
             Its modalities must share one grid; bring them there with ``inner.align``.
         options: of UDML.
 
-    Shapes: as :class:`FusionNeck`; levels {m: (B,)}: injected noise, None where it is not known.
+    Shapes: as :class:`FusionNeck`; levels {m: (B,)}: injected noise, None where it is not known; alpha, energies and
+        disagreements as in UDML, which :func:`~mmfusion_plugin.models.availability.fuse` supplies.
     Raises: ValueError if ``inner`` is no config of a fusion neck, or for options outside their range.
     """
 
@@ -215,13 +218,48 @@ class UDMLNeck(BaseModule):
     def out_channels(self) -> list[int]:
         return self.udml.inner.out_channels
 
+    @property
+    def dependency(self) -> Dependency | None:
+        return self.udml.dependency
+
+    @property
+    def reads_alone(self) -> bool:
+        return self.udml.reads_alone
+
+    @property
+    def reads_energies(self) -> bool:
+        return self.udml.reads_energies
+
+    @property
+    def reads_disagreement(self) -> bool:
+        return self.udml.reads_disagreement
+
+    @property
+    def reads_gain(self) -> bool:
+        return self.udml.reads_gain
+
+    @property
+    def reads_own_heads(self) -> list[str]:
+        return self.udml.reads_own_heads
+
+    def dependency_due(self) -> bool:
+        return self.udml.dependency_due()
+
+    def update_gain(
+        self, correct: Mapping[str, Tensor], output: FusionOutput, available: Mapping[str, Tensor], classes: int
+    ) -> None:
+        self.udml.update_gain(correct, output, available, classes)
+
     def forward(
         self,
         feats: Features,
         available: Mapping[str, Tensor] | None = None,
         levels: Mapping[str, Tensor] | None = None,
+        alpha: Mapping[str, Tensor] | None = None,
+        energies: Mapping[str, Tensor] | None = None,
+        disagreements: Mapping[str, Tensor] | None = None,
     ) -> FusionOutput:
-        return self.udml(feats, available, levels)
+        return self.udml(feats, available, levels, alpha, energies, disagreements)
 
 
 @MODELS.register_module()

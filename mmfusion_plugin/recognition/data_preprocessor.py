@@ -1,17 +1,17 @@
 """From one tensor per modality and clip to normalised batches by modality."""
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from numbers import Real
 
 import torch
 from mmaction.registry import MODELS
-from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
 from mmfusion_plugin.models.availability import check_test_missing, remaining
+from mmfusion_plugin.models.injection import BatchNoise
+from mmfusion_plugin.models.samples import NonFiniteReports, sample_name
 
 __all__ = ["MultimodalActionDataPreProcessor"]
 
@@ -33,6 +33,8 @@ class MultimodalActionDataPreProcessor(BaseDataPreprocessor):
         mean, std: by modality, in its own unit (grey levels, log magnitude): a list with one value per
             channel, or one number for all channels. None: that modality is left as it is.
         test_missing: modalities that evaluation treats as missing, whatever the data hold.
+        train_noise, test_noise: noise in training and in evaluation, in the modality's unit, see
+            :class:`~mmfusion_plugin.models.injection.BatchNoise`.
         non_blocking: as in mmengine's BaseDataPreprocessor.
 
     Shapes: inputs {m: list of B samples, or one tensor} -> {m: (B, ...)} float32. One sample is a vector
@@ -47,6 +49,8 @@ class MultimodalActionDataPreProcessor(BaseDataPreprocessor):
         mean: Mapping[str, Values | None] | None = None,
         std: Mapping[str, Values | None] | None = None,
         test_missing: Sequence[str] = (),
+        train_noise: Mapping | None = None,
+        test_noise: Mapping | None = None,
         non_blocking: bool = False,
     ) -> None:
         super().__init__(non_blocking=non_blocking)
@@ -61,7 +65,8 @@ class MultimodalActionDataPreProcessor(BaseDataPreprocessor):
                 raise ValueError(f"data_preprocessor.{key} names {found}, modalities names {list(modalities)}")
         self.modalities = tuple(modalities)
         self.test_missing = tuple(test_missing)
-        self._reported: set[str] = set()
+        self._report_once = NonFiniteReports("they are replaced by the modality's mean")
+        self.noise = BatchNoise(self.modalities, train_noise, test_noise)
         for m in self.modalities:
             mean_C, std_C = _statistics(m, None if mean is None else mean[m], None if std is None else std[m])
             self.register_buffer(f"mean_{m}", mean_C, False)
@@ -75,6 +80,8 @@ class MultimodalActionDataPreProcessor(BaseDataPreprocessor):
             raise ValueError(f"the batch holds {number} inputs and {len(data_samples)} data samples")
         samples = [None] * number if data_samples is None else data_samples
         available = [self._remaining(sample, training) for sample in samples]
+        if self.noise.active(training):
+            inputs = self.noise(inputs, available, samples, training)
         batch = {m: self._stack(m, inputs[m], [there[m] for there in available], samples) for m in self.modalities}
         if data_samples is not None:
             for sample, there in zip(data_samples, available):
@@ -104,10 +111,10 @@ class MultimodalActionDataPreProcessor(BaseDataPreprocessor):
 
     def _remaining(self, data_sample, training: bool) -> dict[str, bool]:
         recorded = {} if data_sample is None else data_sample.metainfo.get("available", {})
-        return remaining(self.modalities, recorded, () if training else self.test_missing, _name(data_sample))
+        return remaining(self.modalities, recorded, () if training else self.test_missing, sample_name(data_sample))
 
     def _stack(self, m: str, tensors: Sequence[Tensor], available: Sequence[bool], samples: Sequence) -> Tensor:
-        sizes = {tuple(x.shape): _name(sample) for x, sample in zip(tensors, samples)}
+        sizes = {tuple(x.shape): sample_name(sample) for x, sample in zip(tensors, samples)}
         if len(sizes) > 1:
             raise ValueError(
                 f"one batch holds {m!r} of sizes {sizes}; give every sample one size in the pipeline (num_frames, "
@@ -119,14 +126,14 @@ class MultimodalActionDataPreProcessor(BaseDataPreprocessor):
         mean_C, std_C = getattr(self, f"mean_{m}"), getattr(self, f"std_{m}")
         if x.ndim not in CHANNEL_AXIS:
             raise ValueError(
-                f"{m!r} has shape {tuple(x.shape)} in sample {_name(data_sample)}; expected (C,), (T, C), (C, H, W), "
-                "(N, C, H, W) or (N, C, T, H, W)"
+                f"{m!r} has shape {tuple(x.shape)} in sample {sample_name(data_sample)}; expected (C,), (T, C), "
+                "(C, H, W), (N, C, H, W) or (N, C, T, H, W)"
             )
         axis = CHANNEL_AXIS[x.ndim]
         for key, values in (("mean", mean_C), ("std", std_C)):
             if values.ndim and x.shape[axis] != len(values):
                 raise ValueError(
-                    f"{m!r} has {x.shape[axis]} channels in sample {_name(data_sample)} (axis {axis} of shape "
+                    f"{m!r} has {x.shape[axis]} channels in sample {sample_name(data_sample)} (axis {axis} of shape "
                     f"{tuple(x.shape)}), data_preprocessor.{key}.{m} lists {len(values)}"
                 )
         if not available:
@@ -140,17 +147,6 @@ class MultimodalActionDataPreProcessor(BaseDataPreprocessor):
             return normalised
         self._report_once(m, int((~finite).sum()), data_sample)
         return torch.where(finite, normalised, 0.0)
-
-    def _report_once(self, m: str, number: int, data_sample) -> None:
-        name = f"{m!r} of {_name(data_sample)}"
-        if name in self._reported:
-            return
-        self._reported.add(name)
-        print_log(
-            f"{name} holds {number} non-finite values; they are replaced by the modality's mean",
-            logger="current",
-            level=logging.WARNING,
-        )
 
 
 def _statistics(m: str, mean: Values | None, std: Values | None) -> tuple[Tensor, Tensor]:
@@ -182,7 +178,3 @@ def _statistics(m: str, mean: Values | None, std: Values | None) -> tuple[Tensor
 
 def _along(axis: int, ndim: int, values: Tensor) -> Tensor:
     return values if values.ndim == 0 else values.view([-1 if i == axis else 1 for i in range(ndim)])
-
-
-def _name(data_sample) -> str:
-    return "?" if data_sample is None else str(data_sample.metainfo.get("filename"))

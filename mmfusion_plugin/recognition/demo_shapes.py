@@ -32,7 +32,7 @@ CLASSES = ("disc_rising", "disc_falling", "cross_falling", "cross_pulsing", "tri
 FPS = 8
 SAMPLE_RATE = 8000  # Hz
 SECONDS = 1
-VERSION = 2
+VERSION = 3
 
 # What renders a clip: (frames (T, H, W, 3) uint8, sound (S,) float32 in [-1, 1]).
 Job = Callable[[], tuple[np.ndarray, np.ndarray]]

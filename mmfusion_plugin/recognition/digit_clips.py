@@ -1,9 +1,8 @@
 """MNIST images and spoken digits of the same class as short videos with sound, in the layout of Kinetics.
 
 A handwritten digit drifts over clutter (pieces of other digits) under sensor noise while the digit is
-spoken in noise: :class:`Difficulty` says how much. With its defaults a small CNN from scratch reaches
-64 % from the picture, 65 % from the sound and 82 % from both on the test part (8 epochs, one seed, three
-frames of 32 x 32 and a log spectrogram, as decoded).
+spoken in noise: :class:`Difficulty` says how much. With its defaults the small encoders of
+configs/recognition reach about 60 % from either on the test part and 75 to 85 % from both (README.md).
 
 Parts are disjoint in speakers, recordings and images (:data:`SPEAKERS`, :data:`IMAGES`). Within a part a
 recording comes back with other images and other noise when clips outnumber recordings, as evenly as
@@ -34,18 +33,18 @@ CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 SPEAKERS = {"train": ("jackson", "nicolas", "theo", "yweweler"), "val": ("george",), "test": ("lucas",)}
 IMAGES = {"train": range(7000), "val": range(7000, 8000), "test": range(8000, 10000)}
 MNIST_FILES = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Difficulty:
     """How hard each modality is; brightness in grey levels, 0-255."""
 
-    contrast: float = 45  # of a full stroke against the ground
+    contrast: float = 58  # of a full stroke against the ground
     noise: float = 32  # standard deviation of the sensor noise, every frame anew
     clutter: int = 5  # pieces of other digits, as bright as the digit
     piece: int = 8  # height and width of such a piece, in pixels of the 28 x 28 image
-    snr: float = -5  # dB, speech against noise over the length of the word; each clip within +- spread
+    snr: float = -2  # dB, speech against noise over the length of the word; each clip within +- spread
     spread: float = 5
 
 

@@ -97,15 +97,22 @@ class FusionHead(BaseHead):
             normal_init(fc, std=self.init_std)
 
     def forward(self, feats: Mapping[str, Tensor], **kwargs) -> dict[str, Tensor]:
-        logits = {FUSED: self._classify(self.fc_cls, feats[FUSED], "in_channels", "the neck")}
-        for m, fc in self.modality_fc.items():
+        logits = {FUSED: self.score_fused(feats[FUSED])}
+        for m in self.modality_fc:
             if m not in feats:
                 raise ValueError(
                     f"cls_head.modality_in_channels names {m!r}, the batch holds {sorted(set(feats) - {FUSED})}"
                 )
-            x = feats[m] if self.aux_weight > 0 else feats[m].detach()
-            logits[m] = self._classify(fc, x, f"modality_in_channels.{m}", f"the {m!r} encoder")
+            logits[m] = self.score_modality(m, feats[m] if self.aux_weight > 0 else feats[m].detach())
         return logits
+
+    def score_fused(self, x: Tensor) -> Tensor:
+        """(B V, C) -> logits (B V, K)."""
+        return self._classify(self.fc_cls, x, "in_channels", "the neck")
+
+    def score_modality(self, m: str, x: Tensor) -> Tensor:
+        """(B V, C_m) -> logits (B V, K) of ``m``'s own classifier."""
+        return self._classify(self.modality_fc[m], x, f"modality_in_channels.{m}", f"the {m!r} encoder")
 
     def _classify(self, fc: nn.Linear, x: Tensor, key: str, source: str) -> Tensor:
         if x.ndim != 2 or x.shape[1] != fc.in_features:

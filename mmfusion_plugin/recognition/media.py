@@ -449,6 +449,8 @@ def write_clip(
         video.codec_context.thread_count = 1  # the same file on any number of cores
         if video.codec_context.name == "mpeg4":
             video.codec_context.bit_rate = 20 * H * W
+        else:
+            video.options = {"mbtree": "0"}  # x264's look-ahead over small frames is not reproducible
         audio = None if sound is None else container.add_stream("aac", rate=sample_rate, layout="mono")
         number = 0
         while picture is not None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from mmaction.models.recognizers.base import BaseRecognizer
@@ -13,6 +14,8 @@ from mmfusion_plugin.fusion import FusionOutput
 from mmfusion_plugin.fusion.contract import channel_axis, expand_mask
 from mmfusion_plugin.models import SingleModality
 from mmfusion_plugin.models.availability import availability, check_neck, fuse, noise_levels
+from mmfusion_plugin.models.schedule import check_progress
+from mmfusion_plugin.models.unimodal import Heads, check_own_heads, evaluating, update_dependency, update_gain
 
 from .heads import FUSED
 
@@ -186,6 +189,15 @@ class FusionRecognizer(BaseRecognizer):
                 f"model.cls_head.modality_in_channels names {unknown}, backbone.modalities names "
                 f"{list(self.modalities)}"
             )
+        check_own_heads(neck, list(getattr(head, "modality_in_channels", ())), "model.cls_head.modality_in_channels")
+
+    @property
+    def _heads(self) -> Heads:
+        own = {m: partial(self._score_modality, m) for m in getattr(self.cls_head, "modality_in_channels", ())}
+        return Heads(lambda fused: self.cls_head.score_fused(_pooled(fused)), own, (self.cls_head,))
+
+    def _score_modality(self, m: str, levels: tuple[Tensor, ...]) -> Tensor:
+        return self.cls_head.score_modality(m, _mean_over_positions(levels[-1]))
 
     def extract_feat(
         self,
@@ -208,20 +220,48 @@ class FusionRecognizer(BaseRecognizer):
         feats = self.backbone(streams)
         if stage == "backbone":
             return feats, {}
+        levels, available, noise = self._known(inputs, feats, views, data_samples, test_mode)
+        vectors, kwargs = self._read(self._fuse(levels, available, noise), levels, available)
+        return (vectors if stage == "neck" else self.cls_head(vectors)), kwargs
+
+    def _known(
+        self, inputs: Mapping[str, Tensor], feats: Mapping, views: Mapping[str, int], data_samples: list | None,
+        test_mode: bool
+    ) -> tuple[dict, dict, dict | None]:
+        """What the neck is told, by view: ({m: levels}, {m: available}, {m: noise level} or None)."""
         V = self._number_of_views(views, test_mode)
         B = len(inputs[self.modalities[0]])
         levels = {m: self._levels(m, feats[m], B, views[m], V) for m in self.modalities}
         metas = [{}] * B if data_samples is None else [sample.metainfo for sample in data_samples]
         device = levels[self.modalities[0]][0].device
         available = _repeated(availability(self.modalities, metas, device), V)
-        output = self._fuse(levels, available, _repeated(noise_levels(self.modalities, metas, device), V))
-        fused = output.fused if isinstance(output.fused, tuple) else (output.fused,)
-        heads_read = {m: _masked_mean(levels[m][-1], available[m]) for m in self.modalities}
-        heads_read[FUSED] = torch.cat([_mean_over_positions(x) for x in fused], 1)
+        return levels, available, _repeated(noise_levels(self.modalities, metas, device), V)
+
+    def _read(self, output: FusionOutput, levels: Mapping, available: Mapping) -> tuple[dict, dict]:
+        """(vectors for the head, what mmaction2's ``loss`` merges)."""
+        vectors = {m: _masked_mean(levels[m][-1], available[m]) for m in self.modalities}
+        vectors[FUSED] = _pooled(output.fused)
         # a diagnostic's name holds no "loss": it is logged beside the losses, not summed into them
         scalars = {name: value for name, value in output.diagnostics.items() if value.ndim == 0}
-        kwargs = {"loss_aux": {**output.losses, **scalars}}
-        return (heads_read if stage == "neck" else self.cls_head(heads_read)), kwargs
+        return vectors, {"loss_aux": {**output.losses, **scalars}}
+
+    def loss(self, inputs: Mapping[str, Tensor], data_samples: list, **kwargs) -> dict[str, Tensor]:
+        """As in BaseRecognizer, and the neck's dependency and gains are kept up with the same features."""
+        check_progress(self.neck, self.data_preprocessor)
+        streams, views = self._flatten(inputs)
+        known = self._known(inputs, self.backbone(streams), views, data_samples, test_mode=False)
+        output = self._fuse(*known)
+        vectors, more = self._read(output, *known[:2])
+        losses = {**self.cls_head.loss(vectors, data_samples, **more), **more["loss_aux"]}
+        update_dependency(self.neck, *known, self._heads)
+        update_gain(self.neck, *known, output, self._heads, _labels(data_samples, len(vectors[FUSED])))
+        return losses
+
+    def fusion_output(self, inputs: Mapping[str, Tensor], data_samples: list | None = None) -> FusionOutput:
+        """What the neck makes of a preprocessed batch in evaluation, ``per_sample`` (by view) included."""
+        with evaluating(self):
+            streams, views = self._flatten(inputs)
+            return self._fuse(*self._known(inputs, self.backbone(streams), views, data_samples, test_mode=True))
 
     def predict(self, inputs: Mapping[str, Tensor], data_samples: list, **kwargs) -> list:
         feats, _ = self.extract_feat(inputs, data_samples=data_samples, test_mode=True)
@@ -323,7 +363,14 @@ class FusionRecognizer(BaseRecognizer):
                 f"the features to fuse have shapes {shapes}, which have no axes in common; set model.pool to True "
                 "(vectors) or 'time' (sequences)"
             )
-        return fuse(self.neck, levels, available, noise)
+        return fuse(self.neck, levels, available, noise, self._heads)
+
+
+def _labels(data_samples: Sequence, views: int) -> Tensor:
+    """(B V,) classes; of soft labels the likeliest."""
+    labels = torch.stack([sample.gt_label for sample in data_samples])
+    labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(1)
+    return labels.repeat_interleave(views // len(data_samples))
 
 
 def _repeated(values: Mapping[str, Tensor] | None, V: int) -> dict[str, Tensor] | None:
@@ -342,6 +389,11 @@ def _mean_over_positions(x: Tensor) -> Tensor:
     if x.ndim == 2:
         return x
     return x.mean([axis for axis in range(1, x.ndim) if axis != channel_axis(x)])
+
+
+def _pooled(fused: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Fused levels -> (B, sum C)."""
+    return torch.cat([_mean_over_positions(x) for x in (fused if isinstance(fused, tuple) else (fused,))], 1)
 
 
 def _masked_mean(x: Tensor, available_B: Tensor) -> Tensor:

@@ -395,6 +395,8 @@ class AudioSpectrogram(BaseTransform):
         floor: added before the logarithm.
         rms: scale each waveform to this root mean square first, so that loudness says nothing; None leaves it,
             and silence stays silence. In units of the waveform: choose ``floor`` with it.
+        roll: seconds by which the waveform is rolled at random, backwards or forwards, its end joined to its
+            start; for training. Random numbers come from numpy's global generator.
 
     Raises: ValueError for options that contradict each other, and for a waveform of another sample rate or
         length than the preset's; ImportError for log-mel without librosa.
@@ -408,7 +410,11 @@ class AudioSpectrogram(BaseTransform):
         n_mels: int | None = None,
         floor: float = FLOOR,
         rms: float | None = None,
+        roll: float = 0.0,
     ) -> None:
+        if not roll == 0 and not _is_positive(roll):
+            raise ValueError(f"AudioSpectrogram.roll must be a number of seconds, 0 or more, got {roll!r}")
+        self.roll = roll
         if rms is not None and not _is_positive(rms):
             raise ValueError(f"AudioSpectrogram.rms must be positive or None, got {rms!r}")
         self.rms = rms
@@ -431,6 +437,9 @@ class AudioSpectrogram(BaseTransform):
             self._check_preset(waveform, rate)
         n_fft, hop, n_mels = (self.numbers.get(key) for key in ("n_fft", "hop", "n_mels"))
         x = torch.from_numpy(np.ascontiguousarray(waveform))
+        if self.roll:
+            most = round(self.roll * rate)
+            x = x.roll(int(np.random.randint(-most, most + 1)), -1)
         if self.rms is not None:
             own = x.square().mean(-1, keepdim=True).sqrt()
             x = torch.where(own > 0, x * (self.rms / own.clamp(min=1e-12)), x)
@@ -451,7 +460,10 @@ class AudioSpectrogram(BaseTransform):
             )
 
     def __repr__(self) -> str:
-        return f"AudioSpectrogram(preset={self.preset!r}, {self.numbers}, floor={self.floor}, rms={self.rms})"
+        return (
+            f"AudioSpectrogram(preset={self.preset!r}, {self.numbers}, floor={self.floor}, rms={self.rms}, "
+            f"roll={self.roll})"
+        )
 
 
 @TRANSFORMS.register_module()

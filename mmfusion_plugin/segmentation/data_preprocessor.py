@@ -1,17 +1,16 @@
 """From one tensor per sensor to the single normalised tensor that mmsegmentation passes around."""
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
-from mmengine.logging import print_log
 from mmseg.models import SegDataPreProcessor
 from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmfusion_plugin.models.availability import check_test_missing, remaining
+from mmfusion_plugin.models.injection import BatchNoise
+from mmfusion_plugin.models.samples import NonFiniteReports, sample_name
 
 __all__ = ["MultimodalSegDataPreProcessor"]
 
@@ -30,6 +29,8 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         invalid: reading that means "no value", by modality (depth: 0).
         size, size_divisor, seg_pad_val, test_cfg: as in mmsegmentation's SegDataPreProcessor.
         test_missing: modalities that evaluation treats as missing, whatever the data hold.
+        train_noise, test_noise: noise in training and in evaluation, in the sensor's unit, see
+            :class:`~mmfusion_plugin.models.injection.BatchNoise`. Invalid readings stay invalid.
 
     Shapes: inputs {m: list of (C_m, H, W)} (or a list of such dicts) -> (B, sum C_m, H, W) float32.
     Raises: ValueError for names or lengths that do not agree, sizes that differ between sensors or
@@ -47,6 +48,8 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         size_divisor: int | None = None,
         seg_pad_val: int = 255,
         test_missing: Sequence[str] = (),
+        train_noise: Mapping | None = None,
+        test_noise: Mapping | None = None,
         test_cfg: dict | None = None,
     ) -> None:
         super().__init__(
@@ -80,7 +83,9 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         self.invalid = dict(invalid)
         self.reverse = tuple(bgr_to_rgb)
         self.test_missing = tuple(test_missing)
-        self._reported: set[str] = set()
+        self._report_once = NonFiniteReports("they are treated as invalid readings")
+        self.noise = BatchNoise(self.modalities, train_noise, test_noise)
+        self._check_depth_noise()
         for m in self.modalities:
             for key, values in (("mean", mean[m]), ("std", std[m])):
                 if not isinstance(values, Sequence) or isinstance(values, str) or not values:
@@ -111,9 +116,10 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         data_samples = data.get("data_samples") or [None] * len(samples)
         if len(data_samples) != len(samples):
             raise ValueError(f"the batch holds {len(samples)} inputs and {len(data_samples)} data samples")
+        remains = [self._remaining(data_sample, training) for data_sample in data_samples]
+        samples = self._with_noise(samples, remains, data_samples, training)
         stacked = []
-        for streams, data_sample in zip(samples, data_samples):
-            available = self._remaining(data_sample, training)
+        for streams, available, data_sample in zip(samples, remains, data_samples):
             stacked.append(torch.cat([self._normalise(m, streams, available[m], data_sample) for m in self.modalities]))
             if data_sample is not None:
                 data_sample.set_metainfo({"available": available})
@@ -138,6 +144,29 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         for streams in inputs:
             self._check_names(streams)
         return list(inputs)
+
+    def _with_noise(
+        self, samples: list[dict], available: Sequence[Mapping[str, bool]], data_samples: Sequence, training: bool
+    ) -> list[dict]:
+        if not self.noise.active(training) or not samples:
+            return samples
+        noisy = self.noise({m: [streams[m] for streams in samples] for m in self.modalities}, available, data_samples,
+                           training)
+        return [
+            {m: self._keep_invalid(m, streams[m], noisy[m][b]) for m in self.modalities}
+            for b, streams in enumerate(samples)]
+
+    def _keep_invalid(self, m: str, x: Tensor, noisy: Tensor) -> Tensor:
+        """What was no reading before the noise is none after it."""
+        return noisy if m not in self.invalid else torch.where(x == self.invalid[m], x.to(noisy.dtype), noisy)
+
+    def _check_depth_noise(self) -> None:
+        for m, (key, sensor) in self.noise.sensors.items():
+            if sensor.kind == "depth" and self.invalid.get(m) != sensor.empty:
+                raise ValueError(
+                    f"{key} reads {sensor.empty:g} as 'no value', data_preprocessor.invalid.{m} is "
+                    f"{self.invalid.get(m)}; they must agree"
+                )
 
     def _check_sizes(self, stacked: Sequence[Tensor], data_samples: Sequence | None, training: bool) -> None:
         """What stock stacking answers with an assertion or torch's own error."""
@@ -167,20 +196,20 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
 
     def _remaining(self, data_sample, training: bool) -> dict[str, bool]:
         recorded = {} if data_sample is None else data_sample.metainfo.get("available", {})
-        return remaining(self.modalities, recorded, () if training else self.test_missing, _name(data_sample))
+        return remaining(self.modalities, recorded, () if training else self.test_missing, sample_name(data_sample))
 
     def _normalise(self, m: str, streams: Mapping[str, Tensor], available: bool, data_sample) -> Tensor:
         x, mean, std = streams[m], getattr(self, f"mean_{m}"), getattr(self, f"std_{m}")
         if x.shape[0] != mean.shape[0]:
             raise ValueError(
-                f"{m!r} has {x.shape[0]} channels in sample {_name(data_sample)}, data_preprocessor.mean.{m} "
+                f"{m!r} has {x.shape[0]} channels in sample {sample_name(data_sample)}, data_preprocessor.mean.{m} "
                 f"lists {mean.shape[0]}"
             )
         first = streams[self.modalities[0]]
         if x.shape[1:] != first.shape[1:]:
             raise ValueError(
                 f"{m!r} is {tuple(x.shape[1:])} and {self.modalities[0]!r} {tuple(first.shape[1:])} "
-                f"in sample {_name(data_sample)}; sensors must be registered to one size"
+                f"in sample {sample_name(data_sample)}; sensors must be registered to one size"
             )
         if not available:
             return torch.zeros(x.shape, device=x.device)
@@ -194,34 +223,7 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
             known &= finite
         return torch.where(known, (x.float() - mean) / std, 0.0)
 
-    def _report_once(self, m: str, number: int, data_sample) -> None:
-        name = _name(data_sample, m)
-        if name in self._reported:
-            return
-        self._reported.add(name)
-        print_log(
-            f"{m!r} of {name} holds {number} non-finite values; they are treated as invalid readings",
-            logger="current",
-            level=logging.WARNING,
-        )
-
 
 def _check_padding(where: str, size: Sequence[int] | None = None, size_divisor: int | None = None) -> None:
     if size is not None and size_divisor is not None:
         raise ValueError(f"{where} sets both size={size} and size_divisor={size_divisor}; keep one")
-
-
-def _name(data_sample, modality: str | None = None) -> str:
-    """File of one modality, or of the whole sample."""
-    if data_sample is None:
-        return "?"
-    paths = data_sample.metainfo.get("modality_paths")
-    if modality is not None and isinstance(paths, Mapping):
-        return _short(paths.get(modality))
-    if isinstance(paths, Mapping):
-        return str({m: _short(path) for m, path in paths.items()})
-    return str(paths or data_sample.metainfo.get("img_path"))
-
-
-def _short(source) -> str:
-    return str(source) if source is None or isinstance(source, (str, Path)) else "an array"

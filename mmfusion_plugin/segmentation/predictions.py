@@ -1,7 +1,6 @@
 """Predictions of a whole data set, scored frame by frame, and drawn."""
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 
 from .visualize import Panel, draw_grid, error_panel, label_panel, sensor_panels
 
-__all__ = ["Prediction", "draw", "mean_iou", "predict", "worst_first"]
+__all__ = ["Prediction", "draw", "mean_iou", "pick", "predict"]
 
 IGNORE = 255
 
@@ -42,16 +41,24 @@ def predict(model: nn.Module, item: dict, classes: int) -> Prediction:
     return Prediction(name, label, prediction, mean_iou(label, prediction, classes), inputs)
 
 
-def worst_first(
+def pick(
     model: nn.Module,
     dataset: BaseSegDataset,
     number: int,
+    spread: bool = False,
     progress: Callable[[Iterable[int]], Iterable[int]] = lambda frames: frames,
 ) -> list[Prediction]:
-    """The ``number`` frames of ``dataset`` with the lowest mIoU; no more than these are held in memory."""
+    """The ``number`` frames with the lowest mIoU, or with ``spread`` evenly from the lowest to the highest.
+
+    Frames are scored first and the chosen ones predicted again: no more than these are held in memory.
+    """
     classes = len(dataset.metainfo["classes"])
-    predictions = (predict(model, dataset[i], classes) for i in progress(range(len(dataset))))
-    return heapq.nsmallest(number, predictions, key=lambda p: p.score)
+    scores = [predict(model, dataset[i], classes).score for i in progress(range(len(dataset)))]
+    ranked = sorted(range(len(scores)), key=scores.__getitem__)
+    number = min(number, len(ranked))
+    chosen = [ranked[i] for i in np.linspace(0, len(ranked) - 1, number).round().astype(int)] if spread \
+        else ranked[:number]
+    return [predict(model, dataset[i], classes) for i in chosen]
 
 
 def mean_iou(label: np.ndarray, prediction: np.ndarray, classes: int) -> float:

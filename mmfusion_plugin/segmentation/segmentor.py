@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from mmengine.model import ModuleDict
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
 from mmfusion_plugin.models.availability import availability, check_neck, fuse, noise_levels
+from mmfusion_plugin.models.schedule import check_progress
+from mmfusion_plugin.models.unimodal import Heads, check_own_heads, evaluating, update_dependency, update_gain
 
 __all__ = ["FusionEncoderDecoder"]
 
@@ -48,8 +51,9 @@ class FusionEncoderDecoder(EncoderDecoder):
 
     Shapes: inputs (B, sum C_m, H, W) -> logits (B, classes, h, w).
     Raises: ValueError if the backbone has no modalities, the neck does not fuse, the preprocessor
-        stacks in another order or with other numbers of channels than the backbone splits, or
-        ``modality_heads`` names an unknown modality.
+        stacks in another order or with other numbers of channels than the backbone splits,
+        ``modality_heads`` names an unknown modality, or not every one where the neck reads them; in training
+        if a part waits for a stage that no hook announces.
     """
 
     def __init__(self, backbone: dict, neck: dict, decode_head: dict, modality_heads: dict | None = None,
@@ -70,6 +74,13 @@ class FusionEncoderDecoder(EncoderDecoder):
         self.modality_heads = ModuleDict(  # torch's own hides its members from mmengine's init_weights
             {m: MODELS.build(modality_heads[m]) for m in self.modalities if m in (modality_heads or {})}
         )
+        check_own_heads(self.neck, list(self.modality_heads), "model.modality_heads")
+
+    @property
+    def _heads(self) -> Heads:
+        own = dict(self.modality_heads.items())
+        return Heads(self.decode_head.forward, {m: head.forward for m, head in own.items()},
+                     (self.decode_head, *own.values()))
 
     def extract_feat(self, inputs: Tensor, metas: Sequence[Mapping] | None = None) -> tuple[Tensor, ...]:
         """Fused pyramid that the decode head reads. ``metas`` None: every modality is there."""
@@ -77,16 +88,23 @@ class FusionEncoderDecoder(EncoderDecoder):
 
     def _fuse(self, feats: Mapping[str, tuple[Tensor, ...]], metas: Sequence[Mapping] | None) -> FusionOutput:
         if metas is None:
-            return fuse(self.neck, feats, None)
+            return fuse(self.neck, feats, None, None, self._heads)
         device = next(iter(feats.values()))[0].device
         known = (known_of(self.modalities, metas, device) for known_of in (availability, noise_levels))
-        return fuse(self.neck, feats, *known)
+        return fuse(self.neck, feats, *known, self._heads)
+
+    def fusion_output(self, inputs: Tensor, data_samples: list | None = None) -> FusionOutput:
+        """What the neck makes of a preprocessed batch in evaluation, ``per_sample`` included."""
+        metas = None if data_samples is None else [sample.metainfo for sample in data_samples]
+        with evaluating(self):
+            return self._fuse(self.backbone(inputs), metas)
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         fused = self.extract_feat(inputs, batch_img_metas)
         return self.decode_head.predict(fused, batch_img_metas, self.test_cfg)
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
+        check_progress(self.neck, self.data_preprocessor)
         metas = [sample.metainfo for sample in data_samples]
         feats = self.backbone(inputs)
         output = self._fuse(feats, metas)
@@ -96,6 +114,10 @@ class FusionEncoderDecoder(EncoderDecoder):
         available = availability(self.modalities, metas, inputs.device)
         for m, head in self.modality_heads.items():
             losses.update(add_prefix(self._modality_loss(head, feats[m], data_samples, available[m]), f"aux_{m}"))
+        levels = noise_levels(self.modalities, metas, inputs.device)
+        update_dependency(self.neck, feats, available, levels, self._heads)
+        labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).squeeze(1)
+        update_gain(self.neck, feats, available, levels, output, self._heads, labels)
         # not summed into the loss (no name holds "loss"), but logged beside it
         losses.update({name: value for name, value in output.diagnostics.items() if value.ndim == 0})
         return losses

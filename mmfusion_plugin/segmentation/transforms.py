@@ -16,6 +16,8 @@ from mmseg.datasets.transforms import PhotoMetricDistortion
 from mmseg.registry import TRANSFORMS
 from mmseg.structures import SegDataSample
 
+from mmfusion_plugin.models.samples import short
+
 from .sensors import Sensor, read_label
 
 __all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities"]
@@ -86,7 +88,7 @@ class LoadModalities(BaseTransform):
             raise ValueError(f"a sample has none of {self.modalities}: {dict(paths)}")
         sizes = {m: x.shape[:2] for m, x in read.items()}
         if len(set(sizes.values())) > 1:
-            told = ", ".join(f"{m} {h}x{w} ({_short(paths[m])})" for m, (h, w) in sizes.items())
+            told = ", ".join(f"{m} {h}x{w} ({short(paths[m])})" for m, (h, w) in sizes.items())
             raise ValueError(f"sensors differ in size: {told}; register them to one grid first")
         return next(iter(sizes.values()))
 
@@ -230,9 +232,3 @@ class PackModalities(BaseTransform):
                     "instead of mmseg's) does not move what results['seg_fields'] names; take another, or pad "
                     "with data_preprocessor.size"
                 )
-
-
-def _short(source) -> str:
-    return "array" if isinstance(source, np.ndarray) else str(source)
-
-

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -136,6 +137,17 @@ def test_stage_dependency_and_steps_are_saved():
     assert not again.eval().dependency_due()
 
 
+def test_the_estimator_starts_within_the_span_and_learns_before_the_dynamic_weights():
+    model = udml(span=20.0)
+    assert not model.dynamic
+    out = model(features(WIDTHS, batch=64), None, {m: torch.full((64,), 3.0) for m in AB})
+    assert all(5 < out.diagnostics[f"fusion.noise.{m}"] < 15 for m in AB)
+    out.losses["fusion.loss_noise"].backward()
+    assert all(p.grad.any() for p in model.estimate.parameters())
+    released = udml(preset="released", span=20.0)(features(WIDTHS, batch=64))
+    assert all(released.diagnostics[f"fusion.noise.{m}"] < 2 for m in AB), "softplus in levels, as published"
+
+
 def test_without_levels_the_estimator_gets_a_gradient_of_zero():
     model = udml()
     out = model(features(WIDTHS))
@@ -146,7 +158,8 @@ def test_without_levels_the_estimator_gets_a_gradient_of_zero():
 
 @pytest.mark.parametrize(("options", "error", "words"), [
     (dict(preset="best"), ValueError, "preset"), (dict(quality="guess"), ValueError, "quality"),
-    (dict(form="sum"), ValueError, "form"), (dict(noise_weight=-1), ValueError, "noise_weight"),
+    (dict(form="sum"), ValueError, "form"), (dict(noise_unit="dB"), ValueError, "noise_unit"),
+    (dict(noise_weight=-1), ValueError, "noise_weight"),
     (dict(clean_level=0), ValueError, "clean_level"), (dict(weights_from=2), ValueError, "weights_from"),
     (dict(dependency_every=0), ValueError, "dependency_every"), (dict(speed=1), TypeError, "speed"),
     (dict(quality="variance", embedding=False), ValueError, "embedding=True")])
@@ -156,9 +169,56 @@ def test_wrong_options_are_named(options, error, words):
 
 
 def test_the_oracle_needs_the_levels_and_one_modality_is_not_enough():
+    oracle = udml(quality="given")
+    oracle(features(WIDTHS))  # noise has not begun: nothing is weighted, nothing asked
+    oracle.set_progress(0.6)
     with pytest.raises(ValueError, match="needs the true noise levels"):
-        udml(quality="given")(features(WIDTHS))
+        oracle(features(WIDTHS))
     with pytest.raises(ValueError, match="at least two"):
         udml(Catch(), dict(a=3))
     with pytest.raises(ValueError, match="share of training"):
         udml().set_progress(1.5)
+
+
+def test_each_samples_own_dependency_and_energy_weigh():
+    available = dict(a=torch.tensor([True, True, False]), b=torch.ones(3, dtype=torch.bool))
+    alpha = dict(a=torch.tensor([1.0, 4.0, 1.0]), b=torch.tensor([3.0, 1.0, 1.0]))
+    energies = dict(a=torch.tensor([-3.0, 2.0, 0.0]), b=torch.tensor([-1.0, 1.0, 0.0]))
+    neck = udml(Catch(), quality="energy", law="exponential", temperature=2.0, dependency="per_sample",
+                form="multiplicative", embedding=False)
+    neck.set_progress(1.0)
+    x = features(WIDTHS, batch=3)
+    neck(x, available, alpha=alpha, energies=energies)
+    for i in range(2):
+        odds = {m: math.exp(-float(energies[m][i]) / 2) / float(alpha[m][i]) for m in AB}
+        for m in AB:
+            torch.testing.assert_close(neck.inner.feats[m][i], 2 * odds[m] / sum(odds.values()) * x[m][i])
+    torch.testing.assert_close(neck.inner.feats["b"][2], x["b"][2])
+    with pytest.raises(ValueError, match="dependency='per_sample' needs alpha"):
+        neck(x, available, energies=energies)
+    with pytest.raises(ValueError, match="quality='energy' needs the energies"):
+        neck(x, available, alpha=alpha)
+    with pytest.raises(ValueError, match="quality='energy' needs law='exponential'"):
+        udml(quality="energy")
+    with pytest.raises(ValueError, match="dependency must be True, False or 'per_sample'"):
+        udml(dependency="sample")
+
+
+@pytest.mark.parametrize("quality", ["estimated", "variance"])
+def test_extreme_features_under_bfloat16_stay_finite(quality):
+    """exp(10) squared leaves float16 and loses everything in bfloat16; the weights are made of logarithms."""
+    neck = udml(quality=quality, preset="released", law="inverse_square", norm="layer", variance_norm=None,
+                kl_weight=1.0)
+    neck.set_progress(1.0)
+    x = {m: (torch.randn(4, C) * 1e4).requires_grad_() for m, C in WIDTHS.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        out = neck(x, None, levels(a=[11.0, 0.0, 3.0, 1.0]))
+    total = out.fused.float().mean() + sum(out.losses.values())
+    total.backward()
+    assert total.isfinite() and all(value.isfinite() for value in out.diagnostics.values())
+    assert all(p.grad.isfinite().all() for p in neck.parameters() if p.grad is not None)
+
+
+def test_it_moves_between_types_like_any_module():
+    neck = udml().double()  # by way of Module._apply, a name that is taken
+    assert neck({m: x.double() for m, x in features(WIDTHS).items()}).fused.dtype == torch.float64

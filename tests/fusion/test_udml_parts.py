@@ -15,7 +15,7 @@ from mmfusion_plugin.fusion.dependency import Dependency, response
 from mmfusion_plugin.fusion.layers import ChannelBatchNorm
 from mmfusion_plugin.fusion.noise_estimator import NoiseEstimator, noise_loss
 from mmfusion_plugin.fusion.probabilistic import ProbabilisticEmbedding, kl_to_noise
-from mmfusion_plugin.fusion.weighting import LAWS, FusionWeights, MonotoneCurve
+from mmfusion_plugin.fusion.weighting import LAWS, FusionWeights, MonotoneCurve, correct_probability
 
 AB = ("a", "b")
 HERE = dict(a=torch.ones(3, dtype=torch.bool), b=torch.ones(3, dtype=torch.bool))
@@ -100,6 +100,31 @@ def test_the_estimator_learns_a_level_that_the_variance_shows():
     assert np.corrcoef(*ranks)[0, 1] > 0.95
 
 
+def test_the_estimator_starts_where_it_is_told_and_learns_high_levels_in_few_steps():
+    def levels_from(**options):
+        torch.manual_seed(0)
+        estimator = NoiseEstimator(16, **options)
+        first = estimator([torch.randn(64, 16)]).mean().item()
+        optimiser = torch.optim.AdamW(estimator.parameters(), 1e-3)
+        seen = []
+        for _ in range(100):
+            level = torch.randint(0, 12, (64, )).clamp(min=1).float()
+            log_variance = torch.randn(64, 16) * 0.3 + level[:, None] * 0.1
+            loss = noise_loss(estimator([log_variance]), level, torch.ones(64, dtype=torch.bool))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            seen.append(loss.item())
+        return first, sum(seen)
+
+    (released, slow), (middle, quick) = levels_from(), levels_from(unit=11.0, start=5.5)
+    assert abs(middle - 5.5) < 1.5 and 0.3 < released < 1.2
+    assert quick < slow / 2
+    for options in (dict(unit=0.0), dict(start=-1.0)):
+        with pytest.raises(ValueError, match="positive level"):
+            NoiseEstimator(4, **options)
+
+
 def test_missing_modalities_do_not_count_in_the_noise_loss():
     s, level = torch.tensor([1.0, 5.0, torch.nan], requires_grad=True), torch.tensor([3.0, 5.0, 0.0])
     loss = noise_loss(s, level, torch.tensor([True, True, False]))
@@ -132,14 +157,24 @@ def test_dependency_is_a_running_mean_over_the_samples_that_have_the_modality():
         dependency.update(dict(a=logits["a"]), here)
 
 
+def told(weights):
+    """Both modalities' own heads are right with probability 1 - s / 20 at level s, of ten classes."""
+    s = dict.fromkeys(AB, torch.arange(1.0, 12.0))
+    weights.update_gain({m: 1 - s[m] / 20 for m in AB}, s, dict.fromkeys(AB, torch.ones(11).bool()), classes=10)
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_weights_follow_the_law_and_average_to_one(law):
     weights = FusionWeights(AB, law, temperature=2.0)
     s = dict(a=torch.tensor([1.0, 2.0, 4.0]), b=torch.tensor([1.0, 1.0, 3.0]))
     alpha = dict(a=torch.tensor(0.5), b=torch.tensor(2.0))
-    value = {"inverse_square": lambda x: x**-2, "inverse": lambda x: 1 / x, "exponential": lambda x: (-x / 2).exp(),
-             "learned": lambda x: (-weights.curve(x)).exp() if law == "learned" else x}[law]
-    v = {m: value(s[m]) / alpha[m] for m in AB}
+    if law == "expected_gain":
+        told(weights)
+    value = {"inverse_square": lambda m: s[m]**-2, "inverse": lambda m: 1 / s[m],
+             "exponential": lambda m: (-s[m]).exp(),
+             "learned_monotone": lambda m: (-weights.curves[m](s[m])).exp(),
+             "expected_gain": lambda m: ((1 - s[m] / 20) / (s[m] / 20) / (0.1 / 0.9)).log()}[law]
+    v = {m: value(m).sqrt() / alpha[m] for m in AB}  # temperature 2
     found = weights(s, alpha, HERE)
     for m in AB:
         torch.testing.assert_close(found[m], 2 * v[m] / (v["a"] + v["b"]))
@@ -159,6 +194,10 @@ def test_a_missing_modality_weighs_nothing_and_the_rest_average_to_one():
 @settings(max_examples=60, deadline=None)
 def test_less_noise_never_weighs_less(levels, law):
     weights = FusionWeights(AB, law)
+    if law == "expected_gain":
+        told(weights)
+        s = {m: torch.rand(50) * 12 for m in AB}  # and so much noise that the raw means do not fall
+        weights.update_gain({m: torch.rand(50) for m in AB}, s, dict.fromkeys(AB, torch.ones(50).bool()), classes=10)
     low, high = sorted(levels)
     s = dict(a=torch.tensor([low, high]), b=torch.ones(2))
     w = weights(s, dict.fromkeys(AB, torch.tensor(1.0)), {m: torch.ones(2, dtype=torch.bool) for m in AB})["a"]
@@ -171,6 +210,66 @@ def test_the_learned_curve_starts_at_zero_and_never_falls():
     torch.nn.init.normal_(curve.knees, 5, 5)
     values = curve(torch.linspace(0, 20, 200))
     assert values[0] == 0 and (values.diff() >= -1e-5).all()
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_every_law_is_positive_and_finite_at_extremes_under_bfloat16(law):
+    weights = FusionWeights(AB, law)
+    if law == "expected_gain":
+        told(weights)
+    s = dict(a=torch.tensor([0.0, 3e4, 11.0], dtype=torch.bfloat16), b=torch.tensor([1.0, 1e-8, 11.0]).bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        w = weights(s, dict.fromkeys(AB, torch.tensor(1.0)), HERE)
+    for m in AB:
+        assert w[m].dtype == torch.float32 and w[m].isfinite().all() and (w[m] >= 0).all()
+    assert w["a"][2] > 0
+    torch.testing.assert_close(w["a"] + w["b"], torch.full((3,), 2.0))
+
+
+def test_each_modality_learns_a_curve_of_its_own():
+    weights = FusionWeights(AB, "learned_monotone")
+    s = dict(a=torch.tensor([1.0, 5.0, 9.0], requires_grad=True), b=torch.tensor([3.0, 3.0, 3.0]))
+    optimiser = torch.optim.Adam(weights.parameters(), 0.1)
+    alpha = dict.fromkeys(AB, torch.tensor(1.0))
+    for _ in range(100):  # the task wants a, however noisy, and that b counts for less
+        optimiser.zero_grad()
+        loss = -weights(s, alpha, HERE)["a"].mean()
+        loss.backward()
+        assert all(p.grad.isfinite().all() for p in weights.parameters())
+        optimiser.step()
+    slopes = {m: torch.nn.functional.softplus(weights.curves[m].slopes).sum() for m in AB}
+    assert slopes["a"] < 0.15 < slopes["b"] and s["a"].grad is not None
+    again = FusionWeights(AB, "learned_monotone")
+    again.load_state_dict(weights.state_dict())
+    assert torch.equal(again(s, alpha, HERE)["a"], weights(s, alpha, HERE)["a"])
+
+
+def test_the_expected_gain_is_remembered_and_equal_before_anything_is_known():
+    weights = FusionWeights(AB, "expected_gain")
+    s = dict(a=torch.tensor([1.0, 5.0, 9.0]), b=torch.tensor([9.0, 5.0, 9.0]))
+    alpha = dict.fromkeys(AB, torch.tensor(1.0))
+    assert torch.equal(weights(s, alpha, HERE)["a"], torch.ones(3))
+    told(weights)
+    again = FusionWeights(AB, "expected_gain")
+    again.load_state_dict(weights.state_dict())
+    assert torch.equal(again(s, alpha, HERE)["a"], weights(s, alpha, HERE)["a"])
+    assert again(s, alpha, HERE)["a"][0] > 1
+    with pytest.raises(ValueError, match="law='expected_gain' alone"):
+        told(FusionWeights(AB))
+
+
+def test_the_right_class_s_probability_is_a_mean_over_labelled_positions():
+    logits, labels = torch.randn(3, 4, 2, 2), torch.randint(0, 4, (3, 4, 4))
+    labels[0, 0, 0], labels[2] = 255, 255
+    p = logits.softmax(1)
+    corners = [(h, w) for h in range(2) for w in range(2)]
+    expected = [
+        np.mean([p[b, labels[b, 2 * h, 2 * w], h, w].item() for h, w in corners if labels[b, 2 * h, 2 * w] != 255])
+        for b in range(2)]
+    found = correct_probability(logits, labels)
+    torch.testing.assert_close(found[:2], torch.tensor(np.array(expected, np.float32)))
+    assert found[2].isnan()
+    torch.testing.assert_close(correct_probability(logits[:, :, 0, 0], labels[:, 1, 1])[1], p[1, labels[1, 1, 1], 0, 0])
 
 
 @pytest.mark.parametrize(("build", "words"), [

@@ -146,3 +146,110 @@ def test_a_sample_without_anything_is_an_error():
 def test_wrong_options_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         build(**options)
+
+
+NOISE = dict(visual=dict(kind="image", levels=(1, 11), scale=dict(gaussian=10.0)),
+             audio=dict(kind="spectrogram", levels=(1, 11), scale=dict(gaussian=0.1)))
+
+
+def gray(number=6, offset=0):
+    data = batch(number=number)
+    for i in range(number):
+        data["inputs"]["visual"][i][:] = 128
+        data["inputs"]["audio"][i][:] = -5.0
+        data["data_samples"][i].set_metainfo(dict(filename=f"clips/{i + offset}.mp4"))
+    return data
+
+
+def test_training_noise_has_the_recorded_level_in_physical_units():
+    preprocessor = build(mean=None, std=None, train_noise=dict(noise=NOISE, mode="independent", start=0, seed=1))
+    out = preprocessor(gray(), training=True)
+    seen = set()
+    for b, sample in enumerate(out["data_samples"]):
+        for m, unit in dict(visual=10.0, audio=0.1).items():
+            level, spread = sample.noise_level[m], out["inputs"][m][b].std().item()
+            assert spread == pytest.approx(unit * level, rel=0.15 if unit * level < 50 else 0.4, abs=1e-4)
+            assert sample.noise_type[m] == ("gaussian" if level else "clean")
+            seen.add((m, level > 0))
+    assert len(seen) == 4, "both modalities were clean once and noisy once"
+    assert "noise_level" not in preprocessor(gray())["data_samples"][0].metainfo
+
+
+def test_noise_at_test_does_not_depend_on_batch_and_order():
+    preprocessor = build(train_noise=dict(noise=NOISE, clean_level=0.5),
+                         test_noise=dict(audio=dict(type="gaussian", level=7)))
+    together = preprocessor(gray())["inputs"]
+    for first in (3, 0):
+        parts = preprocessor(gray(3, offset=first))
+        for m in AV:
+            assert torch.equal(parts["inputs"][m], together[m][first:first + 3])
+        assert parts["data_samples"][0].noise_level == dict(visual=0.5, audio=7.0)
+    assert not torch.equal(together["audio"][0], together["audio"][1])
+    other = build(train_noise=dict(noise=NOISE), test_noise=dict(audio=dict(type="gaussian", level=7, seed=1)))
+    assert not torch.equal(other(gray())["inputs"]["audio"], together["audio"])
+
+
+def test_level_0_at_test_is_told_and_changes_nothing():
+    zero = build(test_noise=dict(audio=dict(type="gaussian", level=0, kind="spectrogram", scale=dict(gaussian=0.1))))
+    out = zero(gray())
+    assert torch.equal(out["inputs"]["audio"], build()(gray())["inputs"]["audio"])
+    assert out["data_samples"][0].noise_level == dict(visual=0.0, audio=0.0)
+
+
+def test_a_missing_modality_gets_no_noise():
+    data = batch(missing=[(0, "audio")])
+    out = build(train_noise=dict(noise=dict(audio=NOISE["audio"]), clean_share=0.0, start=0))(data, training=True)
+    assert not out["inputs"]["audio"][0].any()
+    assert [sample.noise_level["audio"] > 0 for sample in out["data_samples"]] == [False, True, True, True]
+
+
+def test_a_resumed_run_draws_what_the_unbroken_one_draws():
+    def fresh():
+        preprocessor = build(train_noise=dict(noise=NOISE, clean_share=0.2))
+        preprocessor.noise.set_progress(0.5)
+        return preprocessor
+
+    unbroken = fresh()
+    unbroken(gray(), training=True)
+    saved = copy.deepcopy(unbroken.state_dict())
+    expected = unbroken(gray(), training=True)
+    torch.manual_seed(5)  # another process starts with another seed
+    resumed, forgetful = build(train_noise=dict(noise=NOISE, clean_share=0.2)), fresh()
+    resumed.load_state_dict(saved)
+    out = resumed(gray(), training=True)
+    assert all(torch.equal(out["inputs"][m], expected["inputs"][m]) for m in AV)
+    assert [s.noise_level for s in out["data_samples"]] == [s.noise_level for s in expected["data_samples"]]
+    assert not torch.equal(forgetful(gray(), training=True)["inputs"]["visual"], expected["inputs"]["visual"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(train_noise=NOISE), "data_preprocessor.train_noise must be a dict such as"),
+        (dict(train_noise=dict(noise=NOISE, start=1.5)), "data_preprocessor.train_noise.start is a share"),
+        (dict(train_noise=dict(noise=NOISE, share=0.5)), r"data_preprocessor.train_noise has \['share'\]"),
+        (dict(train_noise=dict(noise=NOISE, clean_share=2)), "data_preprocessor.train_noise.clean_share must"),
+        (dict(train_noise=dict(noise=dict(depth={}))), r"data_preprocessor.train_noise.noise names \['depth'\]"),
+        (dict(train_noise=dict(noise=dict(audio=dict(NOISE["audio"], levels=(0, 3))))),
+         "data_preprocessor.train_noise.noise.audio: levels must be"),
+        (dict(train_noise=dict(noise=dict(visual=dict(NOISE["visual"], scale=dict(salt_and_pepper=0.2),
+                                                      types=["salt_and_pepper"])))),
+         "data_preprocessor.train_noise.noise.visual: level 11: strength of 'salt_and_pepper' is 2.2"),
+        (dict(test_noise=dict(depth=dict(type="gaussian", level=1))), "data_preprocessor.test_noise names"),
+        (dict(test_noise=dict(type="gaussian")), "data_preprocessor.test_noise must be a dict by modality"),
+        (dict(test_noise=dict(audio=dict(level=1))), r"data_preprocessor.test_noise.audio .*lacks \['type'\]"),
+        (dict(test_noise=dict(audio=dict(type="gaussian", level=1))), "what a level means is not stated"),
+        (dict(train_noise=dict(noise=NOISE), test_noise=dict(audio=dict(type="gaussian", level=-1))),
+         "data_preprocessor.test_noise.audio: .*must be a positive number, got -1"),
+        (dict(train_noise=dict(noise=NOISE), test_noise=dict(audio=dict(type="blur", level=1))),
+         "data_preprocessor.test_noise.audio: .*scale has no entry for 'blur'"),
+    ])
+def test_wrong_noise_names_the_key(options, words):
+    with pytest.raises(ValueError, match=words):
+        build(**options)
+
+
+def test_readings_that_are_not_the_sensors_name_the_key():
+    preprocessor = build(train_noise=dict(noise=dict(visual=dict(NOISE["visual"], kind="vector")), start=0))
+    with pytest.raises(ValueError, match="data_preprocessor.train_noise.noise: the batch's 'visual' has shape"):
+        preprocessor(gray(), training=True)

@@ -527,3 +527,19 @@ def test_the_root_mean_square_takes_loudness_away_and_leaves_silence():
     assert (of(quiet)[1] == of(quiet)[1].min()).all()
     with pytest.raises(ValueError, match="rms must be positive"):
         AudioSpectrogram(n_fft=256, hop=128, rms=0)
+
+
+def test_the_sound_is_rolled_by_so_many_seconds_at_most_and_only_where_asked():
+    click = np.zeros((1, 8000), np.float32)
+    click[0, 4000] = 1.0
+
+    def place(**options) -> int:
+        made = AudioSpectrogram(n_fft=16, hop=8, **options)(dict(waveform=click, sample_rate=8000))
+        return int(made["spectrogram"].sum((0, 1, 2)).argmax())
+
+    np.random.seed(0)
+    places = [place(roll=0.1) for _ in range(40)]
+    assert 400 <= min(places) < 440 and 560 < max(places) <= 600  # 0.1 s are 100 steps of 8 samples
+    assert place() == 500
+    with pytest.raises(ValueError, match="roll must be a number of seconds"):
+        AudioSpectrogram(n_fft=16, hop=16, roll=-1)

@@ -126,16 +126,9 @@ def test_the_same_seed_gives_the_same_clip():
 
 
 def test_same_seed_same_files_in_any_number_of_processes(demo, tmp_path):
-    """Sound and every text to the bit; x264 spreads its bits a little differently in every run."""
     again = generate(tmp_path / "again", 7, 2, workers=2)
     for path in demo.rglob("*.*"):
-        twin = again / path.relative_to(demo)
-        if path.suffix != ".mp4":
-            assert twin.read_bytes() == path.read_bytes()
-            continue
-        assert np.array_equal(read_sound(twin)[0], read_sound(path)[0])
-        one, two = (np.stack(read_frames(p, np.arange(8) / 8)[0]).astype(float) for p in (path, twin))
-        assert np.abs(one - two).mean() < 10  # of two clips: about 50
+        assert (again / path.relative_to(demo)).read_bytes() == path.read_bytes()
 
 
 def test_training_and_validation_clips_differ(demo):

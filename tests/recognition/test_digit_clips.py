@@ -101,17 +101,9 @@ def test_lists_folders_and_sources_agree(clips):
 
 
 def test_same_seed_same_files_in_any_number_of_processes(sources, clips, tmp_path):
-    """Sound and every text to the bit; x264 spreads its bits a little differently in every run."""
     again = generate(tmp_path / "again", sources, sources, COUNTS, workers=2)
     for path in clips.rglob("*.*"):
-        twin = again / path.relative_to(clips)
-        if path.suffix != ".mp4":
-            assert twin.read_bytes() == path.read_bytes()
-            continue
-        assert np.array_equal(read_sound(twin)[0], read_sound(path)[0])
-        times = np.arange(8) / 8
-        one, two = (np.stack(read_frames(p, times)[0]).astype(float) for p in (path, twin))
-        assert np.abs(one - two).mean() < 10  # of two clips: about 50
+        assert (again / path.relative_to(clips)).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("label", [0, 3, 9])

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmseg.registry import DATASETS, MODELS
 from segmentation.scene import LOAD, PACK, SIZE, dataset_cfg, model_cfg
 
-from mmfusion_plugin.segmentation.predictions import mean_iou, worst_first
+from mmfusion_plugin.segmentation.predictions import mean_iou, pick
 
 
 def test_mean_iou_by_hand():
@@ -18,9 +18,14 @@ def test_mean_iou_by_hand():
 
 def test_the_worst_frame_comes_first(frames):
     model = MODELS.build(Config(dict(model=model_cfg())).model).eval()
-    predictions = worst_first(model, DATASETS.build(dataset_cfg(frames, [*LOAD, PACK])), 3)
+    dataset = DATASETS.build(dataset_cfg(frames, [*LOAD, PACK]))
+    predictions = pick(model, dataset, 3)
     scores = [p.score for p in predictions]
     assert len(scores) == 3
     assert scores == sorted(scores)
     assert predictions[0].label.shape == predictions[0].prediction.shape == SIZE
     assert [panel.caption.split()[0] for panel in predictions[0].inputs] == ["rgb", "depth"]
+    everything = [p.score for p in pick(model, dataset, len(dataset) + 5)]
+    assert len(everything) == len(dataset) and scores == everything[:3]
+    spread = [p.score for p in pick(model, dataset, 2, spread=True)]
+    assert spread == [everything[0], everything[-1]]

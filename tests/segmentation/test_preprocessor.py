@@ -57,7 +57,7 @@ def test_non_finite_readings_are_invalid():
 
 def test_a_file_with_non_finite_values_is_named_once(monkeypatch):
     said = []
-    monkeypatch.setattr("mmfusion_plugin.segmentation.data_preprocessor.print_log", lambda text, **_: said.append(text))
+    monkeypatch.setattr("mmfusion_plugin.models.samples.print_log", lambda text, **_: said.append(text))
     preprocessor = build(size=None)
     for path in ("a.png", "a.png", "b.png"):
         x = item(depth=torch.full((1, 4, 5), float("nan")))
@@ -136,3 +136,98 @@ def test_wrong_inputs_are_named():
         build()(dict(inputs=[torch.zeros(3, 4, 5)], data_samples=[None]))
     with pytest.raises(ValueError, match="data_preprocessor.size"):
         run(build(size=None), item(), training=True)
+
+
+NOISE = dict(
+    rgb=dict(kind="image", levels=(1, 11), scale=dict(gaussian=10.0)),
+    depth=dict(kind="depth", valid_range=(0.1, 10.0), levels=(1, 11), scale=dict(gaussian=0.1, depth_holes=0.05)))
+BARE = {m: {key: value for key, value in noise.items() if key != "levels"} for m, noise in NOISE.items()}
+
+
+def frame(i, size=(16, 20)):
+    x = item(size, depth=torch.full((1, *size), 3.0))
+    x["inputs"]["rgb"] = torch.full((3, *size), 128, dtype=torch.uint8)
+    x["inputs"]["depth"][0, :, :5] = 0
+    x["inputs"]["depth"][0, 0, 6] = float("nan")
+    x["data_samples"].set_metainfo(dict(img_path=f"data/RGB/{i}.png"))
+    return x
+
+
+def injected(out, b):
+    """Readings after the noise, back in the sensors' units."""
+    rgb, depth = out["inputs"][b, :3] * 60 + 120, out["inputs"][b, 3] * 1 + 2
+    return dict(rgb=rgb, depth=depth)
+
+
+def test_training_noise_has_the_recorded_level_in_physical_units():
+    preprocessor = build(size=(64, 64), train_noise=dict(noise=NOISE, mode="independent", start=0, seed=3))
+    out = run(preprocessor, *(frame(i, (64, 64)) for i in range(8)), training=True)
+    seen = set()
+    for b, sample in enumerate(out["data_samples"]):
+        for m, x in injected(out, b).items():
+            level, clean = sample.noise_level[m], 128.0 if m == "rgb" else 3.0
+            x = x[..., 10:]
+            spread = dict(rgb=10.0, depth=0.1)[m] * level
+            assert sample.noise_type[m] == ("gaussian" if level else "clean")
+            # 8-bit values are clipped on both sides: a large spread is squeezed
+            assert (x - clean).std().item() == pytest.approx(spread, rel=0.1 if spread < 50 else 0.35, abs=1e-4)
+            seen.add((m, level > 0))
+    assert len(seen) == 4, "both sensors were clean once and noisy once"
+
+
+def test_training_noise_leaves_invalid_readings_invalid():
+    preprocessor = build(size=(16, 20), train_noise=dict(noise=NOISE, clean_share=0.0, mode="independent", start=0))
+    out = run(preprocessor, frame(0), frame(1), training=True)
+    assert not out["inputs"][:, 3, :, :5].any()
+    assert not out["inputs"][:, 3, 0, 6].any()
+    assert (out["inputs"][:, 3, 1:, 6] != 1).all()
+    gray = dict(rgb=dict(NOISE["rgb"], scale=dict(gaussian=40.0)))
+    kept = build(size=(16, 20), invalid=dict(rgb=128, depth=0), train_noise=dict(noise=gray, clean_share=0.0, start=0))
+    assert not run(kept, frame(0), training=True)["inputs"][0, :3].any()
+
+
+def test_a_missing_sensor_gets_no_noise_and_level_0():
+    preprocessor = build(size=(4, 5), train_noise=dict(noise=NOISE, clean_share=0.0, mode="independent", start=0))
+    out = run(preprocessor, item(available=dict(rgb=True, depth=False)), training=True)
+    sample = out["data_samples"][0]
+    assert not out["inputs"][0, 3].any()
+    assert sample.noise_level["rgb"] > 0 == sample.noise_level["depth"]
+    assert sample.noise_type == dict(rgb="gaussian", depth="clean")
+
+
+def test_noise_waits_for_its_share_of_training():
+    preprocessor = build(size=(16, 20), train_noise=dict(noise=NOISE, clean_share=0.0))
+    clean = run(build(size=(16, 20)), frame(0), training=True)["inputs"]
+    for share, noisy in ((0.49, False), (0.5, True)):
+        preprocessor.noise.set_progress(share)
+        out = run(preprocessor, frame(0), training=True)
+        assert torch.equal(out["inputs"], clean) != noisy
+        assert ("noise_level" in out["data_samples"][0].metainfo) == noisy
+    assert torch.equal(run(preprocessor, frame(0))["inputs"], run(build(size=(16, 20)), frame(0))["inputs"])
+
+
+def test_noise_at_test_depends_on_the_samples_name_alone():
+    options = dict(size=None, test_noise=dict(rgb=dict(type="gaussian", level=4, **BARE["rgb"]),
+                                              depth=dict(type="depth_holes", level=5, **BARE["depth"])))
+    together = run(build(**options), frame(0), frame(1))
+    assert not torch.equal(together["inputs"][0], together["inputs"][1])
+    alone = build(**options)
+    for i in (1, 0):
+        again = run(alone, frame(i))
+        assert torch.equal(again["inputs"][0], together["inputs"][i])
+        assert again["data_samples"][0].noise_level == dict(rgb=4.0, depth=5.0)
+        assert again["data_samples"][0].noise_type == dict(rgb="gaussian", depth="depth_holes")
+    moved = frame(0)
+    moved["data_samples"].set_metainfo(dict(img_path="elsewhere/RGB/0.png"))
+    assert torch.equal(run(alone, moved)["inputs"][0], together["inputs"][0])
+    nameless = frame(0)
+    nameless["data_samples"].set_metainfo(dict(img_path=None))
+    with pytest.raises(ValueError, match="data_preprocessor.test_noise draws each sample's noise from its name"):
+        run(alone, nameless)
+
+
+def test_the_depth_that_means_no_value_must_agree():
+    with pytest.raises(ValueError, match="data_preprocessor.train_noise.noise.depth reads 0 .*invalid.depth is -1"):
+        build(invalid=dict(depth=-1), train_noise=dict(noise=NOISE))
+    with pytest.raises(ValueError, match="data_preprocessor.test_noise.depth reads 0 .*invalid.depth is None"):
+        build(invalid=None, test_noise=dict(depth=dict(type="gaussian", level=1, **BARE["depth"])))

@@ -3,9 +3,10 @@
     python tools/make_digit_clips.py --out data/digit_clips --workers 2
     python tools/benchmarks/digit_clips_table.py --data-root data/digit_clips --render
 
-Pictures alone, sound alone, and seven fusions, each with plain and with normalised inputs, each without and with
-modality dropout: 30 rows x 3 seeds = 90 trainings, two side by side on one thread each. Resumable: kill it and run
-the same command again. Every row is the model after the last epoch: no checkpoint is picked on test clips.
+Pictures alone, sound alone, and seven fusions, each with plain and with normalised inputs, SCFAE also with its
+residual, each without and with modality dropout: 32 rows x 3 seeds = 96 trainings, two side by side on one thread
+each. Resumable: kill it and run the same command again. Every row is the model after the last epoch: no checkpoint is
+picked on test clips.
 """
 from __future__ import annotations
 
@@ -22,6 +23,10 @@ UNIMODAL = {"visual only": "visual", "audio only": "audio"}
 FUSED = {
     "sum": "sum", "concat": "concat", "concat, MLP": "mlp", "gated": "gated", "FiLM": "film",
     "cross-attention": "cross-attention", "SCFAE": "scfae"}
+SCFAE = {
+    "SCFAE literal": {"model.neck.norm": None, "model.neck.residual": False},
+    "SCFAE, no residual": {"model.neck.norm": "layer", "model.neck.residual": False},
+    "SCFAE": {"model.neck.norm": "layer", "model.neck.residual": True}}
 DROPOUT = 0.3
 
 
@@ -30,10 +35,11 @@ def jobs(data_root: str, seeds: Sequence[int], channels_last: bool = True) -> li
     paths = {f"{part}_dataloader.dataset.data_root": data_root for part in ("train", "val", "test")}
     rows = [(row, name, {}, {"complete": []}) for row, name in UNIMODAL.items()]
     for row, name in FUSED.items():
-        plain, normalised = ("SCFAE literal", "SCFAE") if row == "SCFAE" else (row, f"{row} + LN")
-        for variant, norm in ((plain, None), (normalised, "layer")):
-            rows += [(label, name, options, EVALUATIONS)
-                     for label, options in with_and_without_dropout(variant, {"model.neck.norm": norm}, DROPOUT)]
+        variants = SCFAE if row == "SCFAE" else {
+            row: {"model.neck.norm": None}, f"{row} + LN": {"model.neck.norm": "layer"}}
+        for variant, options in variants.items():
+            rows += [(label, name, more, EVALUATIONS)
+                     for label, more in with_and_without_dropout(variant, options, DROPOUT)]
     return [
         Job(row, str(CONFIGS / f"{name}_small_digit-clips.py"), seed, options, paths, evaluations, channels_last)
         for seed in seeds for row, name, options, evaluations in rows]

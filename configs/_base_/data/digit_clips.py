@@ -15,13 +15,13 @@ train_pipeline = [
     load,
     dict(type='Resize', scale=(32, 32), keep_ratio=False),
     dict(type='FormatShape', input_format='NCHW'),
-    dict(type='AudioSpectrogram', n_fft=256, hop=128, floor=1e-2, rms=1.0),  # (1, 129, 63)
+    dict(type='AudioSpectrogram', n_fft=256, hop=256, floor=1e-2, rms=1.0, roll=0.13),  # (1, 129, 32)
     dict(type='PackAudioVisual', modalities=['visual', 'audio'])]
 test_pipeline = [
     dict(**load, test_mode=True),
     dict(type='Resize', scale=(32, 32), keep_ratio=False),
     dict(type='FormatShape', input_format='NCHW'),
-    dict(type='AudioSpectrogram', n_fft=256, hop=128, floor=1e-2, rms=1.0),
+    dict(type='AudioSpectrogram', n_fft=256, hop=256, floor=1e-2, rms=1.0),
     dict(type='PackAudioVisual', modalities=['visual', 'audio'])]
 dataset = dict(
     type='AudioVisualDataset',

@@ -1,0 +1,13 @@
+"""UDML, the default, round SCFAE, two small encoders, digits seen and spoken.
+
+udml-default with SCFAE inside.
+Run: python tools/train.py configs/recognition/udml-scfae_small_digit-clips.py
+Expect: not run yet.
+"""
+_base_ = [
+    '../_base_/recognition_runtime.py', '../_base_/data/digit_clips.py',
+    '../_base_/models/udml_digit_clips.py', '../_base_/schedules/digit_clips.py']
+model = dict(
+    neck=dict(
+        preset='default',
+        inner=dict(type='SCFAE', norm='layer', residual=True)))

@@ -1,0 +1,11 @@
+"""Dynamic fusion by probabilistic embedding: weights 1 / sigma^2, two ResNet-18 from scratch, CWFID.
+
+The uncertainty is the embedding's own sigma, which nobody has taught what noise is.
+Run: python tools/train.py configs/segmentation/udml-pe_r18-segformer_cwfid.py
+Cost: not measured yet.
+Expect: not run yet.
+"""
+_base_ = [
+    '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',
+    '../_base_/schedules/cwfid.py']
+model = dict(neck=dict(quality='variance', dependency=False, law='inverse_square'))

@@ -1,0 +1,12 @@
+"""Dynamic fusion by energy (QMF-like), two ResNet-18 from scratch, CWFID.
+
+Weights exp(-E), E = -logsumexp of a modality's own scores (a mean over positions); without QMF's ranking loss.
+Flatter weights: --cfg-options model.neck.temperature=10
+Run: python tools/train.py configs/segmentation/udml-qmf_r18-segformer_cwfid.py
+Cost: not measured yet.
+Expect: not run yet.
+"""
+_base_ = [
+    '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',
+    '../_base_/schedules/cwfid.py']
+model = dict(neck=dict(quality='energy', law='exponential', dependency=False, embedding=False))

@@ -1,0 +1,11 @@
+"""UDML by the released code's formulas, two ResNet-18 from scratch, CWFID.
+
+Kinetics-Sound's beta of 0: no KL.
+Run: python tools/train.py configs/segmentation/udml-released_r18-segformer_cwfid.py
+Cost: not measured yet.
+Expect: not run yet.
+"""
+_base_ = [
+    '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',
+    '../_base_/schedules/cwfid.py']
+model = dict(neck=dict(preset='released', kl_weight=0.0))

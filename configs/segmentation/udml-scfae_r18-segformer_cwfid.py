@@ -1,0 +1,14 @@
+"""UDML, the default, round SCFAE, two ResNet-18 from scratch, CWFID.
+
+udml-default with SCFAE inside (light form).
+Run: python tools/train.py configs/segmentation/udml-scfae_r18-segformer_cwfid.py
+Cost: not measured yet.
+Expect: not run yet.
+"""
+_base_ = [
+    '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',
+    '../_base_/schedules/cwfid.py']
+model = dict(
+    neck=dict(
+        preset='default',
+        inner=dict(type='SCFAE', width=0.28125, norm='layer')))

@@ -1,0 +1,9 @@
+"""UDML, the default, round SCFAE, two ResNet-18 from scratch and a SegFormer head, NYU Depth v2 at half size.
+
+All but the inner fusion is that of udml-default: SCFAE, light form.
+Run: python tools/train.py configs/segmentation/udml-scfae_r18-segformer_nyuv2-half.py
+Cost: 1,200 iterations at batch 4; not measured yet.
+Expect: not run yet. No pretrained weights, a short schedule: far below published numbers.
+"""
+_base_ = './udml-default_r18-segformer_nyuv2-half.py'
+model = dict(neck=dict(inner=dict(type='SCFAE', width=0.28125, norm='layer')))

@@ -1,0 +1,11 @@
+"""Static fusion with probabilistic heads (all weights 1), two ResNet-18 from scratch, CWFID.
+
+What the probabilistic heads alone add to udml-static.
+Run: python tools/train.py configs/segmentation/udml-static-pe_r18-segformer_cwfid.py
+Cost: not measured yet.
+Expect: not run yet.
+"""
+_base_ = [
+    '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',
+    '../_base_/schedules/cwfid.py']
+model = dict(neck=dict(quality=None))

@@ -1,0 +1,44 @@
+"""Tell a model how far training is."""
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+__all__ = ["FusionScheduleHook"]
+
+
+@HOOKS.register_module()
+class FusionScheduleHook(Hook):
+    """Before each training step, the share of training done goes to every part that has ``set_progress``.
+
+    UDML's weights and the preprocessor's ``train_noise`` begin at shares of training. The share comes from the
+    runner's counters: a resumed run goes on in the stage it was in.
+
+    Args:
+        by_epoch: move in whole epochs, so that every epoch is of one stage; needs an epoch-based loop.
+
+    Raises: ValueError for ``by_epoch`` under a loop without epochs.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, by_epoch: bool = False) -> None:
+        self.by_epoch = by_epoch
+
+    def before_train(self, runner: Runner) -> None:
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError(
+                "FusionScheduleHook.by_epoch=True needs train_cfg.type='EpochBasedTrainLoop', got an iteration-based "
+                "loop; leave by_epoch out"
+            )
+        self._tell(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        self._tell(runner)
+
+    def _tell(self, runner: Runner) -> None:
+        done, whole = (runner.epoch, runner.max_epochs) if self.by_epoch else (runner.iter, runner.max_iters)
+        for part in runner.model.modules():
+            if hasattr(part, "set_progress"):
+                part.set_progress(min(done / whole, 1.0))

@@ -1,0 +1,59 @@
+"""What samples are called in messages and in the draw of their noise, alike in both tasks."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+
+from mmengine.logging import print_log
+
+__all__ = ["NonFiniteReports", "sample_key", "sample_name", "short"]
+
+
+def short(source: object) -> str:
+    """A file's path, ``an array`` for what was handed over in memory."""
+    return str(source) if source is None or isinstance(source, (str, Path)) else "an array"
+
+
+def sample_name(data_sample, modality: str | None = None) -> str:
+    """File of one modality, or of the whole sample; ``?`` without a data sample."""
+    if data_sample is None:
+        return "?"
+    paths = data_sample.metainfo.get("modality_paths")
+    if isinstance(paths, Mapping):
+        return str({m: short(path) for m, path in paths.items()}) if modality is None else short(paths.get(modality))
+    return str(paths or data_sample.metainfo.get("img_path") or data_sample.metainfo.get("filename"))
+
+
+def sample_key(modalities: tuple[str, ...], data_sample) -> str | None:
+    """What names a sample wherever its data lie: the last folder and the file; None if it has no name.
+
+    Samples of equal keys in different folders get the same draw, which harms nothing.
+    """
+    meta = {} if data_sample is None else data_sample.metainfo
+    paths = meta.get("modality_paths")
+    named = [paths.get(m) for m in modalities] if isinstance(paths, Mapping) else []
+    for source in (*named, meta.get("img_path"), meta.get("filename")):
+        if isinstance(source, (str, PurePath)) and str(source):
+            return "/".join(PurePath(source).parts[-2:])
+    return None
+
+
+class NonFiniteReports:
+    """Warn of each file with non-finite readings once.
+
+    Args:
+        consequence: what becomes of them: ``they are ...``.
+    """
+
+    def __init__(self, consequence: str) -> None:
+        self.consequence = consequence
+        self._reported: set[str] = set()
+
+    def __call__(self, modality: str, number: int, data_sample) -> None:
+        name = f"{modality!r} of {sample_name(data_sample, modality)}"
+        if name in self._reported:
+            return
+        self._reported.add(name)
+        print_log(f"{name} holds {number} non-finite values; {self.consequence}", logger="current",
+                  level=logging.WARNING)

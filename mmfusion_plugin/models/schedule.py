@@ -1,0 +1,23 @@
+"""Parts that wait for a share of training: who has not been told how far it is."""
+from __future__ import annotations
+
+from torch import nn
+
+__all__ = ["check_progress"]
+
+HOOK = "custom_hooks = [dict(type='FusionScheduleHook')]"
+
+
+def check_progress(*parts: nn.Module | None) -> None:
+    """Raises ValueError if a part waits for a stage of training that nothing will ever announce.
+
+    Call it in each training step. A part says through ``awaits_progress`` what it waits for, until its
+    ``set_progress`` is called in this process.
+    """
+    modules = [module for part in parts if part is not None for module in part.modules()]
+    waiting = [what for module in modules if (what := getattr(module, "awaits_progress", None))]
+    if waiting:
+        raise ValueError(
+            f"{'; '.join(waiting)}, but nothing tells the model how far training is; add to the config: {HOOK} "
+            "(without mmengine's Runner call set_progress(share) on them before each step)"
+        )

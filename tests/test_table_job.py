@@ -1,0 +1,80 @@
+"""One job of a table from its config to its record, with modalities withheld and noise added."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mmaction")
+from mmfusion_plugin.analysis import Job
+from mmfusion_plugin.analysis.table_runs import train_and_evaluate
+
+CONFIG = Path(__file__).parents[1] / "configs" / "recognition" / "concat_handwritten6.py"
+VIEWS = dict(pix=240, fou=76, fac=216, zer=47, kar=64, mor=6)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    """Ten classes that every view tells apart, in the layout of the real file."""
+    from scipy.io import savemat
+
+    folder, rng = tmp_path_factory.mktemp("views"), np.random.default_rng(0)
+    centres = {m: rng.normal(size=(10, C)) for m, C in VIEWS.items()}
+    arrays = {}
+    for split, number in (("train", 400), ("test", 100)):
+        labels = np.arange(number) % 10
+        arrays[f"gt_{split}"] = labels[:, None] + 1
+        for i, m in enumerate(VIEWS, start=1):
+            arrays[f"x{i}_{split}"] = centres[m][labels] + rng.normal(size=(number, VIEWS[m])) * 0.3
+    savemat(folder / "handwritten_6views.mat", arrays)
+    return {f"{part}_dataloader.dataset.data_root": str(folder) for part in ("train", "val", "test")}
+
+
+def job(paths: dict, **evaluations) -> Job:
+    short = {"train_cfg.max_epochs": 3, "train_cfg.val_begin": 3, "param_scheduler.0.end": 3}
+    return Job("concat", str(CONFIG), 0, short, paths, evaluations)
+
+
+def test_a_job_is_evaluated_complete_without_a_modality_and_under_noise(paths, tmp_path):
+    loud = {m: dict(type="gaussian", level=1, kind="vector", scale=dict(gaussian=100.0)) for m in VIEWS}
+    record = train_and_evaluate(
+        job(paths, complete=[], alone=list(VIEWS)[:-1], noisy=dict(noise=loud), both=dict(missing=["pix"], noise={}),
+            again=[]), tmp_path)
+    accuracy = {name: found["acc/fused_top1"] for name, found in record["metrics"].items()}
+    assert record["iterations"] == 3 * 7
+    assert accuracy["complete"] > 0.9 and accuracy["noisy"] < 0.4
+    assert accuracy["alone"] < accuracy["complete"]
+    assert accuracy["again"] == accuracy["complete"], "noise and withheld modalities end with their evaluation"
+
+
+@pytest.mark.parametrize(("asked", "message"), [
+    (["ear"], "withholds"), (dict(noise=dict(ear=dict(type="gaussian", level=1))), "adds noise to"),
+    (dict(nose={}), "takes missing and noise")])
+def test_an_evaluation_of_something_else_is_refused_before_training(paths, tmp_path, asked, message):
+    with pytest.raises(ValueError, match=message):
+        train_and_evaluate(job(paths, odd=asked), tmp_path)
+
+
+@pytest.mark.parametrize("task", ["digit-clips", "cwfid"])
+def test_udmls_table_names_every_row_once_and_noise_that_the_model_takes(task):
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    from mmfusion_plugin.models.injection import BatchNoise
+
+    spec = spec_from_file_location("udml_table", CONFIG.parents[2] / "tools" / "benchmarks" / "udml_table.py")
+    tool = module_from_spec(spec)
+    sys.modules[spec.name] = tool  # dataclasses look their module up
+    spec.loader.exec_module(tool)
+    jobs = tool.jobs(tool.TASKS[task], "anywhere", [0, 1])
+    assert len({job.key() for job in jobs}) == len(jobs) == 16
+    trained = jobs[0].load_config().model.data_preprocessor.train_noise.noise
+    for name, asked in jobs[0].evaluations.items():
+        if not isinstance(asked, dict):
+            continue
+        BatchNoise(list(trained), None, asked["noise"])
+        for m, noise in asked["noise"].items():
+            if noise["type"] == "gaussian":
+                assert noise["scale"] == trained[m].scale, f"{name}: a level means something else than in training"
+    assert jobs[-1].load_config().model.data_preprocessor.train_noise is None

@@ -1,0 +1,105 @@
+"""The table of UDML and what it is compared with: clean, under noise on one modality, with one missing.
+
+    python tools/benchmarks/udml_table.py digit-clips --data-root data/digit_clips --render
+    python tools/benchmarks/udml_table.py cwfid --data-root data/cwfid --render
+
+All rows but the last train with the same noise and the same auxiliary losses and differ in the neck alone; the last
+one never saw noise. Gaussian noise at five levels on either modality: levels 2, 5, 8 and 11 are trained ones, 14 is
+beyond them. Occlusion is a type that training never shows. 8 rows x 3 seeds = 24 trainings, two side by side on one
+thread each. Resumable. Every row is the model after the last iteration.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmfusion_plugin.analysis import Job, add_table_arguments, run_table_tool
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LEVELS = (2, 5, 8, 11, 14)
+ROWS = {
+    "static": "udml-static", "static, probabilistic heads": "udml-static-pe", "PE dynamic": "udml-pe",
+    "QMF-like": "udml-qmf", "UDML released": "udml-released", "UDML default": "udml-default",
+    "UDML(SCFAE)": "udml-scfae"}
+CLEAN = "static, clean training"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set: its configs, what a level of noise and an occlusion mean, what is measured."""
+
+    configs: str
+    data_root: str
+    out: str
+    noise: Mapping[str, Mapping[str, Any]]
+    occlusion: Mapping[str, Mapping[str, Any]]
+    metric: str
+    scale: float
+    holds: str
+
+
+def _half_hidden(**sensor: Any) -> dict[str, Any]:
+    return dict(type="occlusion", level=1, scale=dict(occlusion=0.5), **sensor)
+
+
+IMAGE = dict(kind="image")
+# floor and ceiling of log(|STFT| + 1e-2) of sound at RMS 1, as in _base_/models/udml_digit_clips.py
+SPECTROGRAM = dict(kind="spectrogram", valid_range=(-4.61, 6.5))
+TASKS = {
+    "digit-clips": Task(
+        "recognition/{}_small_digit-clips.py", "data/digit_clips", "results/udml_digit_clips.jsonl",
+        dict(visual=dict(IMAGE, scale=dict(gaussian=10.0)), audio=dict(SPECTROGRAM, scale=dict(gaussian=0.3))),
+        dict(visual=_half_hidden(**IMAGE), audio=_half_hidden(**SPECTROGRAM, empty=-4.61)),
+        "acc/fused_top1", 100, "the clips and their lists"),
+    "cwfid": Task(
+        "segmentation/{}_r18-segformer_cwfid.py", "data/cwfid", "results/udml_cwfid.jsonl",
+        dict(red=dict(IMAGE, scale=dict(gaussian=5.0)), nir=dict(IMAGE, scale=dict(gaussian=5.0))),
+        dict(red=_half_hidden(**IMAGE), nir=_half_hidden(**IMAGE)),
+        "mIoU", 1, "red/, nir/, label/, train.txt and val.txt"),
+}
+
+
+def evaluations(task: Task) -> dict[str, Any]:
+    """By column: what is withheld, or what noise is added."""
+    columns: dict[str, Any] = {"clean": []}
+    for m, sensor in task.noise.items():
+        for level in LEVELS:
+            columns[f"{m} {level}"] = dict(noise={m: dict(type="gaussian", level=level, **sensor)})
+    columns.update({f"{m} occluded": dict(noise={m: noise}) for m, noise in task.occlusion.items()})
+    columns.update({f"without {m}": [m] for m in task.noise})
+    return columns
+
+
+def jobs(task: Task, data_root: str, seeds: Sequence[int], channels_last: bool = True) -> list[Job]:
+    """Jobs of the whole table, row by row within a seed: an interrupted run holds whole seeds first."""
+    paths = {f"{part}_dataloader.dataset.data_root": data_root for part in ("train", "val", "test")}
+    rows = [(row, name, {}) for row, name in ROWS.items()]
+    rows.append((CLEAN, ROWS["static"], {"model.data_preprocessor.train_noise": None}))
+    return [
+        Job(row, str(CONFIGS / task.configs.format(name)), seed, options, paths, evaluations(task), channels_last)
+        for seed in seeds for row, name, options in rows]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=list(TASKS))
+    # the task decides two defaults
+    name = next((word for word in sys.argv[1:] if word in TASKS), next(iter(TASKS)))
+    task = TASKS[name]
+    add_table_arguments(parser, task.data_root, task.out, task.holds)
+    args = parser.parse_args()
+    if not (Path(args.data_root) / "train.txt").is_file():
+        print(f"no train.txt in --data-root {args.data_root}; see Data in README.md", file=sys.stderr)
+        return 2
+    return run_table_tool(
+        args, jobs(task, args.data_root, args.seeds), list(evaluations(task)),
+        f"{task.metric} (%) after the last iteration, mean ± sd over seeds. A number beside a modality is the level of "
+        "Gaussian noise on it.", task.metric, task.scale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
