@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from numbers import Real
@@ -69,9 +68,9 @@ class LoadClip(BaseTransform):
             exist is always an error, and so is a clip with nothing left. A path None in ``results['media']``
             is the data set's own word for a missing modality.
         test_mode: windows and frames without chance. Set it in the pipelines of validation and test.
-        cache_mb: MiB of decoded clips that each process keeps, the least recently used going first; 0: none.
-            Pipelines with the same number share them. Never changes a result. For small data sets, with
-            ``persistent_workers=True``.
+        cache_mb: MiB of decoded clips that each process keeps, those that came first; 0: none. Where it is full, a
+            warning says so, and other clips are decoded each time. Pipelines with the same number share them. Never
+            changes a result. For small data sets, with ``persistent_workers=True``.
         missing_size: (H, W) of the stand-in frames of a clip without video, where its header names none. Give
             the data's own size if the pipeline does not bring all frames to one.
 
@@ -242,25 +241,39 @@ class LoadClip(BaseTransform):
 
 
 class _Cache:
-    """Values under keys, the least recently used dropped beyond ``limit`` bytes."""
+    """Values of files, kept for good while there is room within ``limit`` bytes.
+
+    What came first stays. An epoch reads every clip once: to drop the least recently used would be to drop each
+    clip just before its turn comes again, and every clip would be decoded whole for nothing.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit, self.size = limit, 0
-        self._entries: OrderedDict = OrderedDict()
+        self._entries: dict = {}
+        self._warned = False
 
-    def get(self, key):
-        if key not in self._entries:
+    def get(self, key, version):
+        """The value, or None; what was kept of another version of the file makes room."""
+        value, kept_version, size = self._entries.get(key, (None, version, 0))
+        if kept_version != version:
+            del self._entries[key]
+            self.size -= size
             return None
-        self._entries.move_to_end(key)
-        return self._entries[key][0]
+        return value
 
-    def put(self, key, value, size: int) -> None:
-        if size > self.limit or key in self._entries:
-            return
-        self._entries[key] = value, size
-        self.size += size
-        while self.size > self.limit:
-            self.size -= self._entries.popitem(last=False)[1][1]
+    def has_room(self, size: int) -> bool:
+        room = self.size + size <= self.limit
+        if self.limit and not room and not self._warned:
+            self._warned = True
+            print_log(
+                f"LoadClip.cache_mb={self.limit / MIB:g} is full: what it holds stays, other clips are decoded each "
+                "time; raise it if the memory of all data loader workers allows", "current", logging.WARNING)
+        return room
+
+    def put(self, key, version, value, size: int) -> None:
+        if self.get(key, version) is None and self.has_room(size):
+            self._entries[key] = value, version, size
+            self.size += size
 
 
 @cache
@@ -327,16 +340,18 @@ class _Stream:
         return whole[first : first + round(seconds * sample_rate)]
 
     def _kept(self, kind, read: Callable, size_of: Callable):
-        key = (self.path, self.version, kind)
-        value = self.cache.get(key)
+        value = self.cache.get((self.path, kind), self.version)
         if value is None:
             value = read()
-            self.cache.put(key, value, size_of(value))
+            self.cache.put((self.path, kind), self.version, value, size_of(value))
         return value
 
     def _kept_whole(self, kind, expected: int, read: Callable, size_of: Callable):
         """A whole stream, from the cache or for it; None if it has no room or not all of it can be read."""
-        if not 0 < expected <= self.cache.limit:
+        kept = self.cache.get((self.path, kind), self.version)
+        if kept is not None:
+            return kept
+        if expected <= 0 or not self.cache.has_room(expected):
             return None
         try:
             return self._kept(kind, read, size_of)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pickle
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from mmfusion_plugin.recognition.media import (
     write_wav,
 )
 from mmfusion_plugin.recognition.spectrograms import log_spectrogram
-from mmfusion_plugin.recognition.transforms import AudioSpectrogram, LoadClip, PackAudioVisual
+from mmfusion_plugin.recognition.transforms import AudioSpectrogram, LoadClip, PackAudioVisual, _Cache
 
 RATE, FPS, STEP = 8000, 20, 3
 SOUND = dict(sample_rate=RATE, seconds=1.0)
@@ -342,16 +343,41 @@ def test_pipelines_share_the_cache_and_notice_a_file_written_again(files, tmp_pa
 
 def test_the_cache_stays_within_its_bytes(files):
     loader, _ = runs(files, 1)
-    held = sum(size for _, size in loader.cache._entries.values())
+    held = sum(size for _, _, size in loader.cache._entries.values())
     assert 0 < held == loader.cache.size <= 2**20
 
 
-def test_the_least_recently_used_goes_first(files):
-    cache = LoadClip(num_frames=1, sound=SOUND, cache_mb=10 / 2**20).cache
-    for key in "abc":
-        cache.put(key, key, 4)
-        cache.get("a")
-    assert [cache.get(key) for key in "abc"] == ["a", None, "c"]
+def test_a_full_cache_keeps_what_it_has_and_decodes_nothing_whole_for_the_rest(files, tmp_path, monkeypatch):
+    """Epoch after epoch over more than it holds, one that drops the oldest would decode every clip whole."""
+    clip = (files / "clip.mp4").read_bytes()
+    paths = [tmp_path / f"{i}.mp4" for i in range(4)]
+    for path in paths:
+        path.write_bytes(clip)
+    decoded = []
+
+    def counting(path, at, index=None):
+        decoded.append((Path(path).stem, len(at)))
+        return read_frames(path, at, index)
+
+    monkeypatch.setattr("mmfusion_plugin.recognition.transforms.read_frames", counting)
+    monkeypatch.setattr("mmfusion_plugin.recognition.transforms.print_log", lambda *words: warned.append(words))
+    warned = []
+    # 80 frames are 0.70 MiB: room for two of four
+    loader = LoadClip(num_frames=2, cache_mb=1.6, modalities=("visual",), test_mode=True)
+    for _ in range(3):
+        for path in paths:
+            loader(dict(media=dict(visual=str(path))))
+    assert decoded[:4] == [("0", 80), ("1", 80), ("2", 2), ("3", 2)]
+    assert decoded[4:] == [("2", 2), ("3", 2)] * 2
+    assert len(warned) == 1 and "cache_mb=1.6 is full" in warned[0][0]
+
+
+def test_another_version_of_a_file_takes_the_place_of_the_first():
+    cache = _Cache(10)
+    cache.put("a", 1, "old", 8)
+    assert cache.get("a", 2) is None and cache.size == 0
+    cache.put("a", 2, "new", 9)
+    assert cache.get("a", 2) == "new" and cache.size == 9
 
 
 def test_a_transform_that_writes_into_frames_leaves_the_cache_alone(files):
