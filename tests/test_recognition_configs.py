@@ -29,7 +29,8 @@ def load(path: Path) -> Config:
 
 def batch(cfg: Config, number: int = 4) -> dict:
     channels = cfg.model.backbone.in_channels
-    shapes = {m: {"visual": FRAMES, "audio": SOUND}.get(m, (C,)) for m, C in channels.items()}
+    streams = {"visual": FRAMES, "audio": SOUND} if set(channels) <= {"visual", "audio"} else {}
+    shapes = {m: streams.get(m, (C,)) for m, C in channels.items()}  # ready-made features are vectors
     samples = [ActionDataSample().set_gt_label(i % cfg.model.cls_head.num_classes) for i in range(number)]
     return dict(inputs={m: [torch.rand(shape) for _ in range(number)] for m, shape in shapes.items()},
                 data_samples=samples)
@@ -139,6 +140,16 @@ def test_the_six_views_are_read(shared_data):
     assert {m: len(x) for m, x in inputs.items()} == dict(cfg.model.backbone.in_channels)
     mean = torch.stack([train[i]["inputs"]["kar"] for i in range(1600)]).mean(0)
     assert mean.abs().max() < 1e-4, "standardised by the training part"
+
+
+def test_the_sentiment_features_are_read(shared_data):
+    cfg = load(CONFIGS / "recognition" / "scfae_cmu-mosi.py")
+    options = dict(data_root=str(shared_data / "cmu_mosi"))
+    train, test = (DATASETS.build(dict(part.dataset) | options) for part in (cfg.train_dataloader, cfg.test_dataloader))
+    assert (len(train), len(test)) == (1447, 326)
+    assert {m: len(x) for m, x in train[0]["inputs"].items()} == dict(cfg.model.backbone.in_channels)
+    text = torch.stack([test[i]["inputs"]["text"] for i in range(326)])
+    assert text.mean(0).abs().max() > 0.05, "standardised by the training part, not by its own"
 
 
 @pytest.mark.parametrize(("data", "number"), [("digit-clips", 7), ("crema-d", 2), ("kinetics-sound", 2)])

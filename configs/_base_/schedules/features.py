@@ -1,4 +1,4 @@
-"""Fifteen seconds on one core: 40 epochs of 25 iterations, AdamW 1e-3, cosine to 0."""
+"""Fifteen seconds on one core: 40 epochs of about 25 iterations, AdamW 1e-3, cosine to 0."""
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01, fused=True))
 param_scheduler = [
