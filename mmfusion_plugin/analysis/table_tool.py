@@ -9,9 +9,16 @@ from typing import Any
 
 from .table_runs import Job, read_results, render, run_table
 
-__all__ = ["add_table_arguments", "run_table_tool", "with_and_without_dropout"]
+__all__ = ["add_table_arguments", "fusion_rows", "run_table_tool", "with_and_without_dropout"]
 
 Record = dict[str, Any]
+FUSED = {
+    "sum": "sum", "concat": "concat", "concat, MLP": "mlp", "gated": "gated", "FiLM": "film",
+    "cross-attention": "cross-attention", "SCFAE": "scfae"}
+SCFAE = {
+    "SCFAE literal": {"model.neck.norm": None, "model.neck.residual": False},
+    "SCFAE, no residual": {"model.neck.norm": "layer", "model.neck.residual": False},
+    "SCFAE": {"model.neck.norm": "layer", "model.neck.residual": True}}
 
 
 def add_table_arguments(parser: argparse.ArgumentParser, data_root: str, out: str, holds: str) -> None:
@@ -30,6 +37,20 @@ def with_and_without_dropout(row: str, options: Mapping[str, Any], p: float) -> 
     """A row without modality dropout and one with it: (name, config options)."""
     key = "model.neck.modality_dropout"
     return [(row, {**options, key: 0.0}), (f"{row}, dropout", {**options, key: p})]
+
+
+def fusion_rows(p: float) -> list[tuple[str, str, dict[str, Any]]]:
+    """Seven fusions with plain and with normalised inputs, SCFAE in three forms, each without and with dropout p.
+
+    Returns: (row, first word of the config's name, config options) of 30 rows.
+    """
+    rows = []
+    for row, config in FUSED.items():
+        variants = SCFAE if row == "SCFAE" else {
+            row: {"model.neck.norm": None}, f"{row} + LN": {"model.neck.norm": "layer"}}
+        for variant, options in variants.items():
+            rows += [(label, config, more) for label, more in with_and_without_dropout(variant, options, p)]
+    return rows
 
 
 def run_table_tool(

@@ -15,18 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmfusion_plugin.analysis import Job, add_table_arguments, run_table_tool, with_and_without_dropout
+from mmfusion_plugin.analysis import Job, add_table_arguments, fusion_rows, run_table_tool
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "recognition"
 EVALUATIONS = {"complete": [], "without visual": ["visual"], "without audio": ["audio"]}
 UNIMODAL = {"visual only": "visual", "audio only": "audio"}
-FUSED = {
-    "sum": "sum", "concat": "concat", "concat, MLP": "mlp", "gated": "gated", "FiLM": "film",
-    "cross-attention": "cross-attention", "SCFAE": "scfae"}
-SCFAE = {
-    "SCFAE literal": {"model.neck.norm": None, "model.neck.residual": False},
-    "SCFAE, no residual": {"model.neck.norm": "layer", "model.neck.residual": False},
-    "SCFAE": {"model.neck.norm": "layer", "model.neck.residual": True}}
 DROPOUT = 0.3
 
 
@@ -34,12 +27,7 @@ def jobs(data_root: str, seeds: Sequence[int], channels_last: bool = True) -> li
     """Jobs of the whole table, row by row within a seed: an interrupted run holds whole seeds first."""
     paths = {f"{part}_dataloader.dataset.data_root": data_root for part in ("train", "val", "test")}
     rows = [(row, name, {}, {"complete": []}) for row, name in UNIMODAL.items()]
-    for row, name in FUSED.items():
-        variants = SCFAE if row == "SCFAE" else {
-            row: {"model.neck.norm": None}, f"{row} + LN": {"model.neck.norm": "layer"}}
-        for variant, options in variants.items():
-            rows += [(label, name, more, EVALUATIONS)
-                     for label, more in with_and_without_dropout(variant, options, DROPOUT)]
+    rows += [(*row, EVALUATIONS) for row in fusion_rows(DROPOUT)]
     return [
         Job(row, str(CONFIGS / f"{name}_small_digit-clips.py"), seed, options, paths, evaluations, channels_last)
         for seed in seeds for row, name, options, evaluations in rows]
