@@ -191,6 +191,14 @@ def test_the_table_shows_mean_and_sample_deviation_and_marks_the_best():
     assert lines[4].startswith("| close | **61.0 ± 1.0** | **61.0 ± 1.0** | 3 |")
 
 
+def test_a_table_of_small_models_counts_parameters_in_thousands():
+    small = {**record("a", 0, complete=50), "parameters": 59_400, "neck_parameters": 8_256}
+    lines = render([small], ["complete"]).splitlines()
+    assert "thousands" in lines[0] and "| 59 (8) |" in lines[2]
+    large = {**record("b", 0, complete=50), "parameters": 2_000_000, "neck_parameters": 500_000}
+    assert "| 0.1 (0.01) |" in render([small, large], ["complete"]), "one unit for all rows"
+
+
 def test_the_table_refuses_mixed_settings_and_doubled_seeds():
     with pytest.raises(ValueError, match="mixes"):
         render([record("a", 0, "s", complete=1), record("a", 1, "t", complete=1)], ["complete"])

@@ -476,14 +476,16 @@ def render(
         return [scale * r["metrics"][column][metric] for r in grouped[row] if column in r["metrics"]]
 
     cells = {(row, column): _statistics(values(row, column)) for row in order for column in columns}
+    small = max((r["parameters"] for row in order for r in grouped[row]), default=0) < 1e6
     lines = [
-        "| | " + " | ".join(columns) + " | n | parameters (neck), M | s per run |",
+        f"| | {' | '.join(columns)} | n | parameters (neck), {'thousands' if small else 'M'} | s per run |",
         "|---|" + "---|" * (len(columns) + 3)]
     for row in order:
         shown = [_cell(cells[row, column], [cells[r, column] for r in order]) for column in columns]
         members = grouped[row]
         seconds = statistics.fmean(r["train_seconds"] + r["evaluation_seconds"] for r in members)
-        size = f"{members[0]['parameters'] / 1e6:.1f} ({members[0]['neck_parameters'] / 1e6:.2f})"
+        whole, neck = (members[0][key] / (1e3 if small else 1e6) for key in ("parameters", "neck_parameters"))
+        size = f"{whole:.0f} ({neck:.0f})" if small else f"{whole:.1f} ({neck:.2f})"
         lines.append(f"| {row} | " + " | ".join([*shown, str(len(members)), size, f"{seconds:.0f}"]) + " |")
     return "\n".join(lines)
 
