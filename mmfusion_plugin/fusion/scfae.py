@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from .block import FusionBlock
 from .contract import FusionOutput, channel_axis, expand_mask, positions
-from .layers import ChannelLinear, SwiGLU, channels_last, make_norm
+from .layers import ChannelLinear, InputNorm, SwiGLU, channels_last, make_norm
 
 __all__ = ["SCFAE"]
 
 METRICS = ("cosine", "mse")
-READS = ("post", "pre")
+READS = ("post", "pre", "post_and_input")
 NEIGHBOURS = ("zeros", "own", "next")
 BRANCHES = ("full", "shared", "specific")
 SILENT = 1e-6  # a feature vector of smaller norm has no direction to reconstruct
@@ -64,7 +64,9 @@ class SCFAE(FusionBlock):
             minimisation would be the wrong way round) or ``mse`` (Table 9).
         norm: ``layer`` puts a LayerNorm before both SwiGLUs; None is the literal form.
         residual: add the input of each SwiGLU to its output.
-        head_reads: Z after (``post``) or before (``pre``) SwiGLU_post.
+        head_reads: Z after (``post``) or before (``pre``) SwiGLU_post, or Z after it and, beside it, the encoders'
+            outputs V (``post_and_input``; normalised if ``norm`` is given): a short way for the task's gradient
+            while the block is still learning.
         missing_neighbour: what replaces the shared part of a neighbour that is missing: ``zeros``,
             the modality's ``own`` part, or that of the ``next`` available one along the ring. The
             last two need equal boundaries b_m.
@@ -81,7 +83,8 @@ class SCFAE(FusionBlock):
             M = 2 and 0.5 at M = 3.
 
     Shapes: feats {m: (B, l_m)} or any other rank of the contract, available {m: (B,)} bool ->
-        fused (B, sum_m (w_m + w*)) or (B, out_channels), w_m = l_m without ``width``.
+        fused (B, sum_m (w_m + w*)) or (B, out_channels), w_m = l_m without ``width``; with ``post_and_input``
+        sum_m l_m more.
     Losses: ``fusion.loss_recon``, recon_weight times the sum over modalities of the mean over available
         samples and positions. A missing modality's term is 0: there is nothing to conserve; so is
         that of an all-zero vector under ``cosine``, which has no direction.
@@ -163,12 +166,14 @@ class SCFAE(FusionBlock):
         )
         recon = recon_weight > 0
         self.post = per_modality(
-            lambda m: GatedStage(w[m] + w_star, norm, residual), used=recon or head_reads == "post"
+            lambda m: GatedStage(w[m] + w_star, norm, residual), used=recon or head_reads != "pre"
         )
         self.P_recon = per_modality(lambda m: ChannelLinear(w[m] + w_star, self.in_channels[m]), used=recon)
-        width_Z = sum(w[m] + w_star for m in self.modalities)
-        self.readout = nn.Identity() if out_channels is None else ChannelLinear(width_Z, out_channels)
-        self._out_channels = width_Z if out_channels is None else out_channels
+        self.input_norm = InputNorm(self.in_channels, norm) if head_reads == "post_and_input" else None
+        width_read = sum(w[m] + w_star for m in self.modalities)
+        width_read += 0 if self.input_norm is None else sum(self.in_channels.values())
+        self.readout = nn.Identity() if out_channels is None else ChannelLinear(width_read, out_channels)
+        self._out_channels = width_read if out_channels is None else out_channels
 
     @property
     def out_channels(self) -> int:
@@ -180,9 +185,11 @@ class SCFAE(FusionBlock):
         Z = {m: self._recompose(**parts[m]) for m in self.modalities}
         Z_post = {m: stage(Z[m]) for m, stage in self.post.items()}
 
-        read = Z_post if self.head_reads == "post" else Z
-        axis = channel_axis(V[self.modalities[0]])
-        fused = self.readout(torch.cat([read[m] for m in self.modalities], axis))
+        read = [(Z if self.head_reads == "pre" else Z_post)[m] for m in self.modalities]
+        if self.input_norm is not None:
+            normed = self.input_norm(V, available)
+            read += [normed[m] for m in self.modalities]
+        fused = self.readout(torch.cat(read, channel_axis(read[0])))
         if self.recon_weight == 0:
             return FusionOutput(fused)
 

@@ -162,7 +162,7 @@ def test_shared_part_comes_from_the_next_modality_alone():
 def test_changing_one_modality_moves_its_own_specific_and_the_previous_ones_shared_part():
     block, feats = make(), features(UNEQUAL, dtype=torch.float64)
     before = block.parts(feats)
-    after = block.parts(feats | dict(b=feats["b"] + 1))
+    after = block.parts(feats | dict(b=feats["b"] + torch.randn_like(feats["b"])))  # no shift: LayerNorm undoes it
     moved = {(m, part) for m in UNEQUAL for part in ("specific", "shared")
              if not torch.equal(before[m][part], after[m][part])}
     assert moved == {("b", "specific"), ("a", "shared")}
@@ -359,6 +359,22 @@ def test_head_reads_before_or_after_the_last_gate():
     Z = {m: post._recompose(**p) for m, p in post.parts(feats).items()}
     torch.testing.assert_close(pre(feats).fused, torch.cat([Z[m] for m in UNEQUAL], 1))
     torch.testing.assert_close(post(feats).fused, torch.cat([post.post[m](Z[m]) for m in UNEQUAL], 1))
+
+
+@pytest.mark.parametrize("norm", ["layer", None])
+def test_head_reads_the_inputs_beside_z(norm):
+    """[Z; V], V normalised where there is a norm; a missing one stays 0."""
+    both, post = make(norm=norm, head_reads="post_and_input"), make(norm=norm)
+    post.load_state_dict({k: v for k, v in both.state_dict().items() if not k.startswith("input_norm")})
+    feats, available = features(UNEQUAL, dtype=torch.float64), present(UNEQUAL, missing=dict(b=[0]))
+    found = both(feats, available).fused
+    width = post.out_channels
+    torch.testing.assert_close(found[:, :width], post(feats, available).fused)
+    expected = torch.cat(
+        [feats[m] if norm is None else torch.nn.functional.layer_norm(feats[m], (C,)) for m, C in UNEQUAL.items()], 1)
+    expected[0, UNEQUAL["a"] : UNEQUAL["a"] + UNEQUAL["b"]] = 0
+    torch.testing.assert_close(found[:, width:], expected)
+    assert both.out_channels == width + sum(UNEQUAL.values())
 
 
 def test_residual_adds_the_input():
