@@ -1,4 +1,4 @@
-"""SCFAE, the default (LayerNorm, residual, modality dropout 0.5 as M > 2), CMU-MOSI's text, sound and face features.
+"""SCFAE, the default with modality dropout 0.5 as M > 2, CMU-MOSI's text, sound and face features.
 
 Run: python tools/train.py configs/recognition/scfae_cmu-mosi.py
 Whole table: python tools/benchmarks/features_table.py cmu-mosi --data-root data/cmu_mosi --render
@@ -7,4 +7,4 @@ Expect: the table in README.md.
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/cmu_mosi.py', '../_base_/models/cmu_mosi.py',
     '../_base_/schedules/features.py']
-model = dict(neck=dict(type='SCFAE', norm='layer', residual=True, modality_dropout=0.5))
+model = dict(neck=dict(type='SCFAE', norm='layer', residual=True, head_reads='post_and_input', modality_dropout=0.5))

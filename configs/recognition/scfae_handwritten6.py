@@ -1,4 +1,4 @@
-"""SCFAE, the default (LayerNorm, residual, modality dropout 0.5 as M > 2), six views of handwritten digits.
+"""SCFAE, the default with modality dropout 0.5 as M > 2, six views of handwritten digits.
 
 Run: python tools/train.py configs/recognition/scfae_handwritten6.py
 Whole table: python tools/benchmarks/features_table.py handwritten6 --data-root data/handwritten6 --render
@@ -7,4 +7,4 @@ Expect: the table in README.md.
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/handwritten6.py', '../_base_/models/handwritten6.py',
     '../_base_/schedules/features.py']
-model = dict(neck=dict(type='SCFAE', norm='layer', residual=True, modality_dropout=0.5))
+model = dict(neck=dict(type='SCFAE', norm='layer', residual=True, head_reads='post_and_input', modality_dropout=0.5))

@@ -7,5 +7,6 @@ _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/crema_d.py', '../_base_/models/av_r18.py',
     '../_base_/schedules/sgd_100e.py']
 model = dict(
-    neck=dict(type='SCFAE', norm='layer', modality_dropout=0.3),
+    neck=dict(
+        type='SCFAE', norm='layer', residual=True, head_reads='post_and_input', modality_dropout=0.3),
     cls_head=dict(num_classes=6))

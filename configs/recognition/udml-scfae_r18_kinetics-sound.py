@@ -5,4 +5,4 @@ Run: python tools/train.py configs/recognition/udml-scfae_r18_kinetics-sound.py
 Expect: not run yet (no copy of the data at hand).
 """
 _base_ = './udml-default_r18_kinetics-sound.py'
-model = dict(neck=dict(inner=dict(type='SCFAE', norm='layer')))
+model = dict(neck=dict(inner=dict(type='SCFAE', norm='layer', residual=True, head_reads='post_and_input')))

@@ -10,4 +10,4 @@ _base_ = [
 model = dict(
     neck=dict(
         preset='default',
-        inner=dict(type='SCFAE', norm='layer', residual=True)))
+        inner=dict(type='SCFAE', norm='layer', residual=True, head_reads='post_and_input')))

@@ -15,10 +15,15 @@ Record = dict[str, Any]
 FUSED = {
     "sum": "sum", "concat": "concat", "concat, MLP": "mlp", "gated": "gated", "FiLM": "film",
     "cross-attention": "cross-attention", "SCFAE": "scfae"}
+
+
+def _scfae(norm: str | None, residual: bool, head_reads: str) -> dict[str, Any]:
+    return {"model.neck.norm": norm, "model.neck.residual": residual, "model.neck.head_reads": head_reads}
+
+
 SCFAE = {
-    "SCFAE literal": {"model.neck.norm": None, "model.neck.residual": False},
-    "SCFAE, no residual": {"model.neck.norm": "layer", "model.neck.residual": False},
-    "SCFAE": {"model.neck.norm": "layer", "model.neck.residual": True}}
+    "SCFAE literal": _scfae(None, False, "post"), "SCFAE, no residual": _scfae("layer", False, "post"),
+    "SCFAE, residual": _scfae("layer", True, "post"), "SCFAE": _scfae("layer", True, "post_and_input")}
 
 
 def add_table_arguments(parser: argparse.ArgumentParser, data_root: str, out: str, holds: str) -> None:
@@ -40,9 +45,9 @@ def with_and_without_dropout(row: str, options: Mapping[str, Any], p: float) -> 
 
 
 def fusion_rows(p: float) -> list[tuple[str, str, dict[str, Any]]]:
-    """Seven fusions with plain and with normalised inputs, SCFAE in three forms, each without and with dropout p.
+    """Seven fusions with plain and with normalised inputs, SCFAE in four forms, each without and with dropout p.
 
-    Returns: (row, first word of the config's name, config options) of 30 rows.
+    Returns: (row, first word of the config's name, config options) of 32 rows.
     """
     rows = []
     for row, config in FUSED.items():

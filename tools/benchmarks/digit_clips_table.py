@@ -3,10 +3,10 @@
     python tools/make_digit_clips.py --out data/digit_clips --workers 2
     python tools/benchmarks/digit_clips_table.py --data-root data/digit_clips --render
 
-Pictures alone, sound alone, and seven fusions, each with plain and with normalised inputs, SCFAE also with its
-residual, each without and with modality dropout: 32 rows x 3 seeds = 96 trainings, two side by side on one thread
-each. Resumable: kill it and run the same command again. Every row is the model after the last epoch: no checkpoint is
-picked on test clips.
+Pictures alone, sound alone, and seven fusions, each with plain and with normalised inputs, SCFAE in four forms, each
+without and with modality dropout: 34 rows x 3 seeds = 102 trainings, two side by side on one thread each. Resumable:
+kill it and run the same command again. Every row is the model after the last epoch: no checkpoint is picked on test
+clips.
 """
 from __future__ import annotations
 

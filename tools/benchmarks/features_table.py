@@ -3,7 +3,7 @@
     python tools/benchmarks/features_table.py handwritten6 --data-root data/handwritten6 --render
     python tools/benchmarks/features_table.py cmu-mosi --data-root data/cmu_mosi --render
 
-30 rows x 3 seeds = 90 trainings, two side by side on one thread each. Resumable: kill it and run the same command
+32 rows x 3 seeds = 96 trainings, two side by side on one thread each. Resumable: kill it and run the same command
 again. Every row is the model after the last epoch.
 """
 from __future__ import annotations
