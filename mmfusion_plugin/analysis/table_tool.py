@@ -44,15 +44,21 @@ def with_and_without_dropout(row: str, options: Mapping[str, Any], p: float) -> 
     return [(row, {**options, key: 0.0}), (f"{row}, dropout", {**options, key: p})]
 
 
-def fusion_rows(p: float) -> list[tuple[str, str, dict[str, Any]]]:
+def fusion_rows(p: float, parameters: int) -> list[tuple[str, str, dict[str, Any]]]:
     """Seven fusions with plain and with normalised inputs, SCFAE in four forms, each without and with dropout p.
 
-    Returns: (row, first word of the config's name, config options) of 32 rows.
+    Args:
+        p: share of samples that modality dropout strikes.
+        parameters: of SCFAE's neck; a normalised MLP as large is one more row.
+
+    Returns: (row, first word of the config's name, config options) of 34 rows.
     """
     rows = []
     for row, config in FUSED.items():
         variants = SCFAE if row == "SCFAE" else {
             row: {"model.neck.norm": None}, f"{row} + LN": {"model.neck.norm": "layer"}}
+        if config == "mlp":
+            variants["concat, large MLP + LN"] = {"model.neck.norm": "layer", "model.neck.match_params": parameters}
         for variant, options in variants.items():
             rows += [(label, config, more) for label, more in with_and_without_dropout(variant, options, p)]
     return rows

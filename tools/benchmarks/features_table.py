@@ -3,7 +3,7 @@
     python tools/benchmarks/features_table.py handwritten6 --data-root data/handwritten6 --render
     python tools/benchmarks/features_table.py cmu-mosi --data-root data/cmu_mosi --render
 
-32 rows x 3 seeds = 96 trainings, two side by side on one thread each. Resumable: kill it and run the same command
+34 rows x 3 seeds = 102 trainings, two side by side on one thread each. Resumable: kill it and run the same command
 again. Every row is the model after the last epoch.
 """
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Task:
     columns: Sequence[str]
     holds: str
     rows: int
+    scfae_parameters: int
     more: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what else is withheld
 
     @property
@@ -47,12 +48,13 @@ TASKS = {
     "handwritten6": Task(
         "data/handwritten6", "results/handwritten6.jsonl", ("pix", "fou", "fac", "zer", "kar", "mor"),
         ["complete", "one missing", "without pix, fac, kar", "one alone"], "handwritten_6views.mat", 400,
+        676_984,
         # the two strongest views and one more
         {"without pix, fac, kar": ["pix", "fac", "kar"]}),
     "cmu-mosi": Task(
         "data/cmu_mosi", "results/cmu_mosi.jsonl", ("text", "audio", "video"),
         ["complete", "without text", "without audio", "without video", "text alone", "audio alone", "video alone"],
-        "val.npz", 326),
+        "val.npz", 326, 284_428),
 }
 
 
@@ -63,7 +65,7 @@ def jobs(name: str, data_root: str, seeds: Sequence[int]) -> list[Job]:
     evaluations = {"complete": [], **task.without, **task.more, **task.alone}
     return [
         Job(row, str(CONFIGS / f"{config}_{name}.py"), seed, options, paths, evaluations)
-        for seed in seeds for row, config, options in fusion_rows(DROPOUT)]
+        for seed in seeds for row, config, options in fusion_rows(DROPOUT, task.scfae_parameters)]
 
 
 def with_means(task: Task, record: dict) -> dict:
