@@ -1,7 +1,7 @@
 """Plain concatenation, two small encoders, the generated clips.
 
 Run: python tools/train.py configs/recognition/concat_small_demo-clips.py
-Expect: not run since the clips changed; the SCFAE row reaches 100 % with both, 50 % with one.
+Expect: not run; the SCFAE row reaches 100 % with both, 50 % with one.
 """
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/demo_clips.py', '../_base_/models/av_small.py',

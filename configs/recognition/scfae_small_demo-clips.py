@@ -8,5 +8,5 @@ _base_ = [
     '../_base_/schedules/demo_clips.py']
 model = dict(
     data_preprocessor=dict(mean=dict(visual=81.0, audio=-0.6), std=dict(visual=51.0, audio=0.95)),
-    neck=dict(type='SCFAE', norm='layer', residual=True, modality_dropout=0.3),
+    neck=dict(type='SCFAE', norm='layer', residual=True, head_reads='post_and_input', modality_dropout=0.3),
     cls_head=dict(num_classes=6))
