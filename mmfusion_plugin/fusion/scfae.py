@@ -48,8 +48,9 @@ class GatedStage(nn.Module):
 class SCFAE(FusionBlock):
     """Self-Consistent Field Autoencoder.
 
-    The defaults are what measured best; ``SCFAE(modalities, in_channels, norm=None)`` is the form
-    that the paper prints (24.14 M parameters at 512/512, Table 13), which hardly passes a gradient.
+    ``SCFAE(modalities, in_channels, norm=None)`` is the form that the paper prints (24.14 M parameters at 512/512,
+    Table 13), which hardly passes a gradient; the default adds LayerNorm. On vectors ``residual=True,
+    head_reads='post_and_input'`` measured better still.
 
     Args:
         modalities: names in ring order: modality m receives the shared part of the next one.
