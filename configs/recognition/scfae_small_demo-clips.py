@@ -1,7 +1,7 @@
 """SCFAE, the default, two small encoders, the generated clips.
 
 Run: python tools/train.py configs/recognition/scfae_small_demo-clips.py
-Expect: 100 % with both, 50 % with one, the most that one can tell (one run, less than a minute).
+Expect: 100 % with both, about 50 % with one, the most that one can tell (one run, less than a minute).
 """
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/demo_clips.py', '../_base_/models/av_small.py',
