@@ -369,7 +369,7 @@ def test_a_full_cache_keeps_what_it_has_and_decodes_nothing_whole_for_the_rest(f
             loader(dict(media=dict(visual=str(path))))
     assert decoded[:4] == [("0", 80), ("1", 80), ("2", 2), ("3", 2)]
     assert decoded[4:] == [("2", 2), ("3", 2)] * 2
-    assert len(warned) == 1 and "cache_mb=1.6 is full" in warned[0][0]
+    assert len(warned) == 1 and "cache_mb=1.6 has no room" in warned[0][0]
 
 
 def test_another_version_of_a_file_takes_the_place_of_the_first():
