@@ -266,8 +266,8 @@ class _Cache:
         if self.limit and not room and not self._warned:
             self._warned = True
             print_log(
-                f"LoadClip.cache_mb={self.limit / MIB:g} has no room for more: what it holds stays, other clips are decoded "
-                "each time; raise it if the memory of all data loader workers allows", "current", logging.WARNING)
+                f"LoadClip.cache_mb={self.limit / MIB:g} has no room for more: what it holds stays, other clips are "
+                "decoded each time; raise it if the memory of all data loader workers allows", "current", logging.WARNING)
         return room
 
     def put(self, key, version, value, size: int) -> None:
