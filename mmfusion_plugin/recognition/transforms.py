@@ -267,7 +267,7 @@ class _Cache:
             self._warned = True
             print_log(
                 f"LoadClip.cache_mb={self.limit / MIB:g} has no room for more: what it holds stays, other clips are "
-                "decoded each time; raise it if the memory of all data loader workers allows", "current", logging.WARNING)
+                "decoded each time; raise it if memory allows, once per worker", "current", logging.WARNING)
         return room
 
     def put(self, key, version, value, size: int) -> None:
