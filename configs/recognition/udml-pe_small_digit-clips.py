@@ -7,4 +7,6 @@ Expect: not run yet.
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/digit_clips.py',
     '../_base_/models/udml_digit_clips.py', '../_base_/schedules/digit_clips.py']
-model = dict(neck=dict(quality='variance', dependency=False, law='inverse_square'))
+model = dict(
+    neck=dict(
+        quality='variance', dependency=False, law='inverse_square', temperature=1.0, form='residual', norm='batch'))

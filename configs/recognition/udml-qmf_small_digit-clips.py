@@ -8,4 +8,6 @@ Expect: not run yet.
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/digit_clips.py',
     '../_base_/models/udml_digit_clips.py', '../_base_/schedules/digit_clips.py']
-model = dict(neck=dict(quality='energy', law='exponential', dependency=False, embedding=False))
+model = dict(
+    neck=dict(
+        quality='energy', law='exponential', temperature=1.0, form='residual', dependency=False, embedding=False))

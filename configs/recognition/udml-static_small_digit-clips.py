@@ -7,4 +7,4 @@ Expect: not run yet.
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/digit_clips.py',
     '../_base_/models/udml_digit_clips.py', '../_base_/schedules/digit_clips.py']
-model = dict(neck=dict(quality=None, embedding=False))
+model = dict(neck=dict(quality=None, embedding=False, form='multiplicative'))

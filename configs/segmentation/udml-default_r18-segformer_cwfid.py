@@ -1,6 +1,6 @@
 """UDML, the default, two ResNet-18 from scratch, CWFID.
 
-Weights 1 / (s alpha): s from the noise estimator, alpha the modality's dependency.
+Weights (s alpha)^(-1/2): s from the noise estimator, or from novelty where that is larger; alpha the dependency.
 Run: python tools/train.py configs/segmentation/udml-default_r18-segformer_cwfid.py
 Cost: not measured yet.
 Expect: not run yet.
@@ -8,4 +8,9 @@ Expect: not run yet.
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',
     '../_base_/schedules/cwfid.py']
-model = dict(neck=dict(preset='default'))
+model = dict(
+    neck=dict(
+        preset='default',
+        # the preset's options, spelt out: results belong to them
+        norm='batch', form='multiplicative', law='inverse', temperature=2.0, reads=['variance', 'input'],
+        novelty=['input']))

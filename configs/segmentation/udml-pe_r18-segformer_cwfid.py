@@ -8,4 +8,6 @@ Expect: not run yet.
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',
     '../_base_/schedules/cwfid.py']
-model = dict(neck=dict(quality='variance', dependency=False, law='inverse_square'))
+model = dict(
+    neck=dict(
+        quality='variance', dependency=False, law='inverse_square', temperature=1.0, form='residual', norm='batch'))

@@ -9,4 +9,6 @@ Expect: not run yet.
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',
     '../_base_/schedules/cwfid.py']
-model = dict(neck=dict(quality='energy', law='exponential', dependency=False, embedding=False))
+model = dict(
+    neck=dict(
+        quality='energy', law='exponential', temperature=1.0, form='residual', dependency=False, embedding=False))

@@ -8,4 +8,4 @@ Expect: not run yet.
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',
     '../_base_/schedules/cwfid.py']
-model = dict(neck=dict(quality=None))
+model = dict(neck=dict(quality=None, norm='batch', form='multiplicative'))

@@ -351,10 +351,10 @@ def _git_commit() -> str | None:
 # --- one job -------------------------------------------------------------------------------------
 
 
-def train_and_evaluate(job: Job, folder: Path) -> dict[str, Any]:
+def train_and_evaluate(job: Job, folder: Path, keep: bool = False) -> dict[str, Any]:
     """Train ``job`` through mmengine's Runner, then evaluate it complete and with modalities withheld.
 
-    No checkpoint is written and nothing is evaluated during training. ``metrics`` holds what the
+    Nothing is evaluated during training; ``keep`` writes the last weights to ``final.pth`` in the folder. ``metrics`` holds what the
     evaluator returns, and the IoU of each class where it is mmsegmentation's IoUMetric.
 
     Raises: whatever the Runner raises; ValueError if a withheld modality is not one of the model's.
@@ -380,6 +380,8 @@ def train_and_evaluate(job: Job, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     runner.train()
     trained = time.perf_counter()
+    if keep:
+        runner.save_checkpoint(str(folder), "final.pth", save_optimizer=False, save_param_scheduler=False)
     metrics = {}
     for name, (missing, noise) in evaluations.items():
         if known:

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .table_runs import Job, read_results, render, run_table
+from .table_runs import Job, read_results, render, run_table, train_and_evaluate
 
 __all__ = ["add_table_arguments", "fusion_rows", "run_table_tool", "with_and_without_dropout"]
 
@@ -34,6 +35,7 @@ def add_table_arguments(parser: argparse.ArgumentParser, data_root: str, out: st
     parser.add_argument("--workers", type=int, default=2, help="trainings side by side, one thread each")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows, as the table names them")
     parser.add_argument("--retry-failed", action="store_true", help="run failed trainings again")
+    parser.add_argument("--keep", action="store_true", help="keep each training's last weights in its folder")
     parser.add_argument("--render", action="store_true", help="print the table when all is done")
     parser.add_argument("--render-only", action="store_true", help="train nothing, print what is there")
 
@@ -89,7 +91,9 @@ def run_table_tool(
     table = [job for job in table if args.rows is None or job.row in args.rows]
     failed = []
     if not args.render_only:
-        failed = run_table(table, args.out, workers=args.workers, retry_failed=args.retry_failed).failed
+        run_job = functools.partial(train_and_evaluate, keep=args.keep)
+        failed = run_table(
+            table, args.out, run_job, workers=args.workers, retry_failed=args.retry_failed).failed
     if args.render or args.render_only:
         keys = {job.key() for job in table}
         records = [record for record in read_results(args.out) if record["key"] in keys]

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from .contract import channel_axis
-from .level_curve import LevelMeans, all_reduced
+from .level_curve import LevelMeans
+from .running_normal import RunningNormal
 
-__all__ = ["SIGNALS", "Novelty", "RunningNormal", "disagreement", "pooled"]
+__all__ = ["SIGNALS", "KnownNoise", "Novelty", "disagreement", "pooled"]
 
-SIGNALS = ("distance", "disagreement", "reconstruction")
-LARGEST = 1e4  # of a distance: beyond it nothing is told apart, and its square still has a mean
-SMALLEST_VARIANCE = 1e-8
+SIGNALS = ("input", "distance", "disagreement", "reconstruction")
+FARTHEST = 4.0  # spans: the largest level that an unknown fault is worth
 STEEPEST = 4.0  # levels for one standard deviation of novelty, where the known noise hardly changes it
 
 
@@ -27,79 +27,6 @@ def pooled(x: Tensor) -> Tensor:
     """Mean over positions, non-finite values as 0. Any rank of the contract -> (B, C) float32, detached."""
     x = x.detach().float().nan_to_num(posinf=0.0, neginf=0.0)
     return x if x.ndim == 2 else x.mean([axis for axis in range(1, x.ndim) if axis != channel_axis(x)])
-
-
-# B batch, C channels
-class RunningNormal(nn.Module):
-    """Running mean and covariance of vectors, and the distance of a vector from them.
-
-    Both are buffers: saved, resumed and, through one all-reduce of sums, equal on all ranks and to those of one
-    process with the same global batch.
-
-    Args:
-        channels: C.
-        momentum: share of the newest batch, once more than 1 / momentum of them have come; until then all batches'
-            samples count alike.
-        shrinkage: share of the covariance that is replaced by its diagonal: with fewer samples than channels it
-            has no inverse otherwise. None: C / (C + samples remembered).
-
-    Raises: ValueError for a momentum outside (0, 1] or a shrinkage outside [0, 1].
-    """
-
-    def __init__(self, channels: int, momentum: float = 0.02, shrinkage: float | None = None) -> None:
-        super().__init__()
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum must be in (0, 1], got {momentum}")
-        if shrinkage is not None and not 0 <= shrinkage <= 1:
-            raise ValueError(f"shrinkage must be in [0, 1] or None, got {shrinkage}")
-        self.momentum, self.shrinkage = momentum, shrinkage
-        self.register_buffer("count", torch.zeros(()))
-        self.register_buffer("mean_C", torch.zeros(channels))
-        self.register_buffer("covariance_CC", torch.zeros(channels, channels))
-
-    @property
-    def ready(self) -> Tensor:
-        """() bool: whether enough samples have come to speak of a spread."""
-        return self.count >= 2
-
-    @torch.no_grad()
-    def update(self, x: Tensor, here_B: Tensor) -> None:
-        """Take in the samples ``here``; on every rank, or the ranks wait for each other. (B, C), (B,) bool."""
-        here_B = here_B & x.isfinite().all(1)
-        # about the running mean: a sum of plain squares loses a small variance beside a large mean
-        off_BC = torch.where(here_B[:, None], x.to(self.mean_C) - self.mean_C, 0.0)
-        number, sum_C, square_CC = all_reduced(here_B.sum().to(self.count), off_BC.sum(0), off_BC.T @ off_BC)
-        old = self.count * (1 - self.momentum)
-        share = number / (old + number).clamp(min=1)
-        mean_C, square_CC = sum_C / number.clamp(min=1), square_CC / number.clamp(min=1)
-        together_CC = torch.lerp(self.covariance_CC, square_CC, share) - share.square() * mean_C.outer(mean_C)
-        seen = number > 0
-        self.covariance_CC.copy_(torch.where(seen, together_CC, self.covariance_CC))
-        self.mean_C.add_(share * mean_C)
-        self.count.copy_(torch.where(seen, old + number, self.count))
-
-    @torch.no_grad()
-    def distance(self, x: Tensor) -> Tensor:
-        """Root of the mean square of the whitened deviations: about 1 for one of them. (B, C) -> (B,) float32."""
-        with torch.autocast(x.device.type, enabled=False):
-            variance_C = self.covariance_CC.diagonal()
-            # a channel that never moved on clean data has no scale of its own: a thousandth of the others'
-            least = (variance_C.mean() * 1e-3).clamp(min=SMALLEST_VARIANCE)
-            C = len(variance_C)
-            share = C / (C + self.count) if self.shrinkage is None else self.shrinkage
-            more_C = share * variance_C + (least - variance_C).clamp(min=0)
-            shrunk_CC = (1 - share) * self.covariance_CC + more_C.diag()
-            root_CC, _ = torch.linalg.cholesky_ex(shrunk_CC)
-            off_CB = (x.to(self.mean_C) - self.mean_C).nan_to_num().clamp(-LARGEST, LARGEST).T
-            white_CB = torch.linalg.solve_triangular(root_CC, off_CB, upper=False)
-        return white_CB.square().mean(0).sqrt().nan_to_num(LARGEST, LARGEST).clamp(max=LARGEST)
-
-    @torch.no_grad()
-    def standardised(self, x_B: Tensor) -> Tensor:
-        """(x - mean) / standard deviation, for C = 1; 0 until it is ready. (B,) -> (B,) float32."""
-        deviation = self.covariance_CC[0, 0].clamp(min=SMALLEST_VARIANCE).sqrt()
-        z_B = (x_B.to(self.mean_C) - self.mean_C[0]) / deviation
-        return torch.where(self.ready, z_B, 0.0).nan_to_num().clamp(-LARGEST, LARGEST)
 
 
 def disagreement(logits: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -139,8 +66,8 @@ class Novelty(nn.Module):
     Args:
         modalities: names.
         channels: by modality, width of each of its levels' features.
-        signals: of :data:`SIGNALS`. ``distance`` is the mean over levels of :meth:`RunningNormal.distance` of
-            pooled features; the values of the others are handed in.
+        signals: of :data:`SIGNALS`, less ``input``, which is :class:`KnownNoise`. ``distance`` is the mean over
+            levels of :meth:`RunningNormal.distance` of pooled features; the values of the others are handed in.
         clean_level: level of a clean sample; samples of that level or less make the statistics.
         span: largest level to expect.
         margin: novelty in standard deviations that is taken for clean.
@@ -161,18 +88,21 @@ class Novelty(nn.Module):
         shrinkage: float | None = None,
     ) -> None:
         super().__init__()
-        known = not isinstance(signals, str) and set(signals) <= set(SIGNALS)
-        if not known or not signals or len(set(signals)) != len(signals):
-            raise ValueError(f"novelty must be a list of {list(SIGNALS)} such as ['distance'], got {signals!r}")
-        if not margin >= 0:
-            raise ValueError(f"novelty_margin is a number of standard deviations of 0 or more, got {margin!r}")
+        check_signals(signals, margin)
+        if not signals or "input" in signals:
+            raise ValueError(f"these signals are of {list(SIGNALS[1:])}, got {list(signals)}")
         self.modalities, self.signals = tuple(modalities), tuple(signals)
         self.clean_level, self.span, self.margin = clean_level, span, margin
         self.features = nn.ModuleDict(
-            {m: nn.ModuleList(RunningNormal(C, momentum, shrinkage) for C in channels[m]) for m in self.modalities}
-            if "distance" in signals else {})
+            {
+                m: nn.ModuleList(RunningNormal(C, momentum=momentum, shrinkage=shrinkage) for C in channels[m])
+                for m in self.modalities
+            } if "distance" in signals else {})
         self.scale = nn.ModuleDict(
-            {m: nn.ModuleDict({name: RunningNormal(1, momentum) for name in signals}) for m in self.modalities})
+            {
+                m: nn.ModuleDict({name: RunningNormal(1, momentum=momentum) for name in signals})
+                for m in self.modalities
+            })
         self.curve = LevelMeans(self.modalities, span, momentum=momentum)
 
     @torch.no_grad()
@@ -192,7 +122,10 @@ class Novelty(nn.Module):
         """
         vectors = {m: [pooled(x) for x in feats[m]] for m in self.features}
         raw = {m: self._raw(m, vectors, values) for m in self.modalities}
-        z = {m: {name: self.scale[m][name].standardised(x) for name, x in raw[m].items()} for m in self.modalities}
+        z = {
+            m: {name: self.scale[m][name].standardised(x[:, None])[:, 0] for name, x in raw[m].items()}
+            for m in self.modalities
+        }
         # a missing modality is no news
         novelty = {
             m: torch.where(available[m], torch.stack(list(z[m].values())).amax(0), 0.0) for m in self.modalities}
@@ -248,3 +181,69 @@ class Novelty(nn.Module):
 
     def extra_repr(self) -> str:
         return f"signals={list(self.signals)}, margin={self.margin:g}"
+
+
+class KnownNoise(nn.Module):
+    """How much farther an input lies from clean data, and from every noise level of training, than those themselves.
+
+    For each modality and level the mean and covariance of the inputs' statistics are learnt from training samples of
+    known noise. A test sample's distance to the nearest level says whether it is anything that training knew, however
+    noisy. A clean sample and one with known noise are both at home; an occlusion, a blur, a lost span of sound or a
+    level beyond the largest are not. What it is worth is a convention: each doubling of the distance beyond ``margin``
+    counts for ``span`` levels, at most for four of them.
+
+    Args:
+        modalities: names.
+        channels: number of statistics.
+        clean_level: level of what is no news.
+        span: largest level of training; levels are told apart by whole numbers.
+        margin: in standard deviations of the known samples' log distance.
+
+    Shapes: statistics {m: (B, S)}, available {m: (B,)} bool, levels {m: (B,)} or None.
+    """
+
+    def __init__(
+        self, modalities: Sequence[str], channels: int, clean_level: float = 1.0, span: float = 11.0,
+        margin: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(modalities)
+        self.clean_level, self.span, self.margin = clean_level, span, margin
+        # an input's statistics do not drift as features do: nothing need be forgotten
+        self.inputs = nn.ModuleDict(
+            {m: RunningNormal(channels, bins=round(span) + 1, momentum=1e-3) for m in self.modalities})
+        self.scale = nn.ModuleDict({m: RunningNormal(1) for m in self.modalities})
+
+    @torch.no_grad()
+    def forward(
+        self, statistics: Mapping[str, Tensor], available: Mapping[str, Tensor],
+        levels: Mapping[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """({m: novelty}, {m: the level that it is worth}); with ``levels``, learn from the batch afterwards.
+
+        The novelty is the log distance in standard deviations of known samples; (B,) each. Before anything is
+        known it is 0, and the level the clean one. ``levels``: on every rank or on none.
+        """
+        novelty, worth = {}, {}
+        for m in self.modalities:
+            log_distance = self.inputs[m].distance(statistics[m]).log2()
+            z_B = torch.where(available[m], self.scale[m].standardised(log_distance[:, None])[:, 0], 0.0)
+            deviation = self.scale[m].covariance_NCC[0, 0, 0].sqrt()
+            doublings = ((z_B - self.margin) * deviation).clamp(min=0)
+            novelty[m] = z_B
+            worth[m] = (self.clean_level + self.span * doublings).clamp(max=FARTHEST * self.span)
+            if levels is not None:
+                known = available[m] & self.inputs[m].ready
+                self.scale[m].update(log_distance[:, None], known)
+                bin_B = levels[m].float().round().clamp(0, round(self.span)).long()
+                self.inputs[m].update(statistics[m], available[m], bin_B)
+        return novelty, worth
+
+
+def check_signals(signals: Sequence[str], margin: float) -> None:
+    """Raises ValueError unless ``signals`` lists some of :data:`SIGNALS` once and ``margin`` is not negative."""
+    known = not isinstance(signals, str) and set(signals) <= set(SIGNALS)
+    if not known or not signals or len(set(signals)) != len(signals):
+        raise ValueError(f"novelty must be a list of {list(SIGNALS)} such as ['input'], got {signals!r}")
+    if not margin >= 0:
+        raise ValueError(f"novelty_margin is a number of standard deviations of 0 or more, got {margin!r}")

@@ -13,27 +13,29 @@ from torch import Tensor, nn
 
 from .contract import FusionOutput, check_modalities, expand_mask
 from .dependency import Dependency
+from .input_statistics import NUM_STATISTICS
 from .modes import evaluating
 from .noise_estimator import NoiseEstimator, noise_loss
-from .novelty import Novelty
+from .novelty import KnownNoise, Novelty, check_signals
 from .probabilistic import ProbabilisticEmbedding, kl_to_noise
 from .weighting import FusionWeights
 
 __all__ = ["PRESETS", "UDML"]
 
-QUALITIES = ("estimated", "variance", "energy", "given", None)
+QUALITIES = ("estimated", "variance", "energy", "given", "equal", None)
 FORMS = ("residual", "multiplicative")
 UNITS = ("level", "span")
+READINGS = ("variance", "input")
 
 PRESETS: dict[str, dict] = {
     # The released code's formulas: BatchNorm on both branches, 1 / (s^2 alpha), x + w x, estimator detached,
     # its softplus in levels.
     "released": dict(
-        norm="batch", variance_norm="batch", law="inverse_square", form="residual", detach=True, noise_weight=0.1,
-        noise_unit="level"),
+        norm="batch", variance_norm="batch", law="inverse_square", form="residual", temperature=1.0, detach=True,
+        noise_weight=0.1, noise_unit="level", reads=("variance",), novelty=None),
     "default": dict(
-        norm="layer", variance_norm=None, law="inverse", form="residual", detach=True, noise_weight=0.1,
-        noise_unit="span"),
+        norm="batch", variance_norm=None, law="inverse", form="multiplicative", temperature=2.0, detach=True,
+        noise_weight=0.1, noise_unit="span", reads=("variance", "input"), novelty=("input",)),
 }
 
 
@@ -46,27 +48,31 @@ class UDML(nn.Module):
         in_channels: width by modality: a number, or a list for a pyramid.
         inner: takes the same features and availability and gives a FusionOutput: a fusion block or neck.
         preset: ``released`` or ``default``: the options not given here.
+        reads: what the estimator reads: ``variance``, of the embedding, as published; ``input``, the texture of the
+            input itself (:func:`input_statistics`), handed to ``forward``: encoders trained on noise hide it.
         embedding: features as distributions; False hands them on as they are (the ablation without them; the
             estimator then reads the features' own spread over positions or channels).
         norm, variance_norm: of the embedding, see :class:`ProbabilisticEmbedding`.
         quality: where s comes from: ``estimated``; ``variance``, the mean sigma itself (PE dynamic fusion);
             ``energy``, -logsumexp of each modality's own head, handed to ``forward`` (QMF-like; QMF's ranking
             loss is left out; needs ``law='exponential'``: energies have either sign); ``given``, the true level
-            (the oracle of an analysis); None: all weights are 1 (static fusion with probabilistic heads).
+            (the oracle of an analysis); ``equal``: none, the dependency alone weighs (the ablation without the
+            estimator); None: all weights are 1 (static fusion with probabilistic heads).
         dependency: divide by the dependency alpha. True: its running mean; ``per_sample``: each sample's own, handed
             to ``forward``; False: the ablation without it.
-        law, temperature: see :class:`FusionWeights`; ``law='expected_gain'`` is told by :meth:`update_gain`.
-        novelty: signals of :class:`Novelty` such as ``['distance']``: s becomes the larger of s and the level that the
-            novelty is worth, so that a fault the estimator was never shown costs weight, too. ``disagreement`` is
-            handed to ``forward``; ``reconstruction`` runs the inner fusion (SCFAE) once more. None: off, until
-            measurements speak for it. For ``quality`` ``estimated`` and ``given``.
+        law, temperature: see :class:`FusionWeights`, 1 as released; ``law='expected_gain'`` is told by :meth:`update_gain`.
+        novelty: signals such as ``['input']``: s becomes the larger of s and the level that the novelty is worth, so
+            that a fault the estimator was never shown costs weight, too. ``input`` is :class:`KnownNoise`, the others
+            :class:`Novelty`'s; ``disagreement`` is handed to ``forward``; ``reconstruction`` runs the inner fusion
+            (SCFAE) once more. None: off. For ``quality`` ``estimated`` and ``given``; a preset's is left out elsewhere.
         novelty_margin: standard deviations of clean data that are taken for clean.
         form: ``residual`` x + w x, or ``multiplicative`` w x.
         detach, hidden: see :class:`NoiseEstimator`.
         noise_weight: of the estimator's squared error, which every batch with known levels teaches, in the
             stage before the dynamic weights too.
-        noise_unit: the estimator's output in units of one ``level`` (as released) or of ``span``, then starting in
-            the middle of it: learnt in hundreds instead of thousands of steps.
+        noise_unit: the estimator's output: a softplus in units of one ``level``, as released, or linear in units of
+            ``span``, starting in the middle of it: learnt in hundreds instead of thousands of steps. The weights
+            then read no less than ``clean_level``.
         kl_weight: of the KL to N(0, t), a mean over channels, positions, levels and modalities. The released beta is
             a weight of the sum: beta = kl_weight / (channels x positions x modalities).
         clean_level: t, and the estimator's target, of a clean sample.
@@ -99,8 +105,6 @@ class UDML(nn.Module):
         clean_level: float = 1.0,
         span: float = 11.0,
         hidden: int = 64,
-        temperature: float = 1.0,
-        novelty: Sequence[str] | None = None,
         novelty_margin: float = 2.0,
         weights_from: float = 0.6,
         dependency_every: int = 10,
@@ -113,7 +117,7 @@ class UDML(nn.Module):
         unknown = sorted(set(options) - set(PRESETS[preset]))
         if unknown:
             raise TypeError(f"UDML has no options {unknown}")
-        options = {**PRESETS[preset], **options}
+        asked, options = options.get("novelty"), {**PRESETS[preset], **options}
         for key, value, choices in (("quality", quality, QUALITIES), ("form", options["form"], FORMS),
                                     ("noise_unit", options["noise_unit"], UNITS)):
             if value not in choices:
@@ -134,8 +138,15 @@ class UDML(nn.Module):
                 f"quality='energy' needs law='exponential' (energies have either sign), got law={options['law']!r}")
         if quality == "variance" and not embedding:
             raise ValueError("quality='variance' reads the embedding's variance; set embedding=True")
-        if novelty is not None and quality not in ("estimated", "given"):
+        of_level = quality in ("estimated", "given")
+        if asked is not None and not of_level:
             raise ValueError(f"novelty is laid over a noise level: quality 'estimated' or 'given', got {quality!r}")
+        novelty = options["novelty"] if of_level else None
+        if novelty is not None:
+            check_signals(novelty, novelty_margin)
+        reads = [] if isinstance(options["reads"], str) else list(options["reads"])
+        if not reads or set(reads) - set(READINGS) or len(set(reads)) < len(reads):
+            raise ValueError(f"reads must be a list of {list(READINGS)}, got {options['reads']!r}")
         self.modalities = check_modalities(modalities)
         if set(in_channels) != set(self.modalities):
             raise ValueError(f"in_channels names {sorted(in_channels)}, modalities names {list(modalities)}")
@@ -153,11 +164,20 @@ class UDML(nn.Module):
             } if embedding else {})
         scaled = dict(unit=span, start=span / 2) if options["noise_unit"] == "span" else {}
         self.estimate = nn.ModuleDict(
-            {m: NoiseEstimator(widths[m], hidden, options["detach"], **scaled) for m in self.modalities}
-            if quality == "estimated" else {})
-        self.weigh = None if quality is None else FusionWeights(self.modalities, options["law"], temperature, span)
-        self.novelty = None if novelty is None else Novelty(
-            self.modalities, widths, novelty, clean_level, span, novelty_margin)
+            {
+                m: NoiseEstimator(
+                    widths[m] if "variance" in reads else [], hidden, options["detach"],
+                    statistics=NUM_STATISTICS if "input" in reads else 0, **scaled)
+                for m in self.modalities
+            } if quality == "estimated" else {})
+        self.reads, self.linear = tuple(reads), bool(scaled) and quality == "estimated"
+        self.weigh = None if quality is None else FusionWeights(
+            self.modalities, options["law"], options["temperature"], span)
+        of_features = [name for name in novelty or () if name != "input"]
+        self.novelty = Novelty(
+            self.modalities, widths, of_features, clean_level, span, novelty_margin) if of_features else None
+        self.known = KnownNoise(
+            self.modalities, NUM_STATISTICS, clean_level, span, novelty_margin) if "input" in (novelty or ()) else None
         self.per_sample = dependency == "per_sample" and quality is not None
         running = dependency is True and quality is not None
         self.dependency = Dependency(self.modalities, dependency_momentum) if running else None
@@ -192,6 +212,11 @@ class UDML(nn.Module):
     def reads_disagreement(self) -> bool:
         """Whether ``forward`` needs ``disagreements``."""
         return self.novelty is not None and "disagreement" in self.novelty.signals
+
+    @property
+    def reads_statistics(self) -> bool:
+        """Whether ``forward`` needs ``statistics`` of the inputs, see :func:`input_statistics`."""
+        return self.known is not None or any(part.scale is not None for part in self.estimate.values())
 
     @property
     def reads_gain(self) -> bool:
@@ -236,7 +261,12 @@ class UDML(nn.Module):
         alpha: Mapping[str, Tensor] | None = None,
         energies: Mapping[str, Tensor] | None = None,
         disagreements: Mapping[str, Tensor] | None = None,
+        statistics: Mapping[str, Tensor] | None = None,
     ) -> FusionOutput:
+        if self.reads_statistics and statistics is None:
+            raise ValueError(
+                "UDML reads the inputs' statistics: give forward statistics={m: input_statistics(x)}, or set "
+                "reads=['variance'] and novelty=None")
         first = feats[self.modalities[0]]
         single = isinstance(first, Tensor)
         pyramid = {m: (feats[m],) if single else tuple(feats[m]) for m in self.modalities}
@@ -247,9 +277,9 @@ class UDML(nn.Module):
         pyramid = {
             m: tuple(torch.where(expand_mask(available[m], x), x, 0.0) for x in pyramid[m]) for m in self.modalities}
         z, mus, log_variances = self._embed(pyramid)
-        s = self._quality(log_variances, levels, energies)
-        novelty = self._novelty(pyramid, mus, available, levels, disagreements, single)
-        level = s if novelty is None else self._at_least(s, novelty)
+        s = self._quality(log_variances, levels, energies, available, statistics)
+        novelty, worth = self._novelty(pyramid, mus, available, levels, disagreements, statistics, single)
+        level = self._read_by_weights(s, worth)
         alpha = self._alpha(alpha)
         weights = self._weights(level, alpha, available)
         weighted = {m: tuple(self._weighted(x, weights[m]) for x in z[m]) for m in self.modalities}
@@ -274,17 +304,18 @@ class UDML(nn.Module):
             z[m] = tuple(embed.sample(mu, log_v) for embed, (mu, log_v) in zip(self.embed[m], pairs))
         return z, mus, log_variances
 
-    def _quality(self, log_variances, levels, energies) -> dict[str, Tensor] | None:
+    def _quality(self, log_variances, levels, energies, available, statistics) -> dict[str, Tensor] | None:
         if self.quality is None:
             return None
         if self.quality == "energy":
             if energies is None:
                 raise ValueError("quality='energy' needs the energies of each modality's own head")
             return {m: energies[m].float() for m in self.modalities}
+        if self.quality == "equal" or self.quality == "given" and levels is None and not self.dynamic:
+            # given: noise has not begun, and nothing is weighted yet
+            B, device = len(log_variances[self.modalities[0]][0]), self.progress.device
+            return {m: torch.full((B,), self.clean_level, device=device) for m in self.modalities}
         if self.quality == "given":
-            if levels is None and not self.dynamic:  # noise has not begun, and nothing is weighted yet
-                B, device = len(log_variances[self.modalities[0]][0]), self.progress.device
-                return {m: torch.full((B,), self.clean_level, device=device) for m in self.modalities}
             if levels is None:
                 raise ValueError("quality='given' needs the true noise levels; inject noise in the preprocessor")
             return {m: levels[m].float().clamp(min=self.clean_level) for m in self.modalities}
@@ -292,11 +323,40 @@ class UDML(nn.Module):
             return {
                 m: torch.stack([(0.5 * x.float()).exp().flatten(1).mean(1) for x in log_variances[m]]).mean(0)
                 for m in self.modalities}
-        return {m: self.estimate[m](log_variances[m]) for m in self.modalities}
+        s = {}
+        for m in self.modalities:
+            told = () if statistics is None else ((), statistics[m])
+            s[m] = self.estimate[m](log_variances[m] if "variance" in self.reads else (), *told)
+            if self.training and levels is not None and self.estimate[m].scale is not None:
+                self.estimate[m].learn(statistics[m], available[m])
+        return s
 
-    def _novelty(self, pyramid, mus, available, levels, disagreements, single) -> dict[str, Tensor] | None:
-        if self.novelty is None:
+    def _novelty(
+        self, pyramid, mus, available, levels, disagreements, statistics, single
+    ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
+        """({m: novelty in standard deviations}, {m: the level that it is worth}), of several signals the largest."""
+        known = levels if self.training else None
+        found = []
+        if self.known is not None:
+            found.append(self.known(statistics, available, known))
+        if self.novelty is not None:
+            novelty = self._of_features(pyramid, mus, available, known, disagreements, single)
+            found.append((novelty, self.novelty.level(novelty)))
+        if not found:
+            return None, None
+        return tuple({m: torch.stack([part[m] for part in parts]).amax(0) for m in self.modalities}
+                     for parts in zip(*found))
+
+    def _read_by_weights(self, s, worth) -> dict[str, Tensor] | None:
+        """{m: (B,)}, detached: the task's loss must not teach the estimator what is convenient. As released."""
+        if s is None:
             return None
+        level = {m: x.detach() for m, x in s.items()}
+        if self.linear:
+            level = {m: x.clamp(min=self.clean_level) for m, x in level.items()}
+        return level if worth is None else {m: torch.maximum(level[m], worth[m]) for m in self.modalities}
+
+    def _of_features(self, pyramid, mus, available, levels, disagreements, single) -> dict[str, Tensor]:
         values = {}
         if self.reads_disagreement:
             if disagreements is None:
@@ -304,7 +364,7 @@ class UDML(nn.Module):
             values["disagreement"] = disagreements
         if "reconstruction" in self.novelty.signals:
             values["reconstruction"] = self._residuals(mus, available, single)
-        return self.novelty(pyramid, available, values, levels if self.training else None)
+        return self.novelty(pyramid, available, values, levels)
 
     def _residuals(self, mus, available, single: bool) -> dict[str, Tensor]:
         """{m: (B,)}: how badly the inner fusion reconstructs m at equal weights, a mean over levels."""
@@ -322,10 +382,6 @@ class UDML(nn.Module):
             residuals[m] = torch.stack(terms).mean(0)
         return residuals
 
-    def _at_least(self, s: Mapping[str, Tensor], novelty: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        worth = self.novelty.level(novelty)
-        return {m: torch.maximum(s[m].detach(), worth[m]) for m in self.modalities}
-
     def _alpha(self, alpha: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
         """{m: () or (B,)}: each sample's own, else the running one; None where neither counts."""
         if not self.per_sample:
@@ -342,11 +398,9 @@ class UDML(nn.Module):
                 idle = sum(p.sum() for p in self.weigh.curves.parameters()) * 0
                 weights = {m: w + idle for m, w in weights.items()}
             return weights
-        # the task's loss must not teach the estimator what is convenient: detached, as released
-        detached = {m: x.detach() for m, x in s.items()}
         if alpha is None:
             alpha = dict.fromkeys(self.modalities, torch.ones((), device=self.progress.device))
-        return self.weigh(detached, alpha, available)
+        return self.weigh(s, alpha, available)
 
     def _weighted(self, x: Tensor, weight_B: Tensor) -> Tensor:
         weight = expand_mask(weight_B, x).to(x.dtype)

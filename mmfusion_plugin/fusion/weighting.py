@@ -42,7 +42,7 @@ class MonotoneCurve(nn.Module):
 class FusionWeights(nn.Module):
     """w_m = M v_m / sum_j v_j over the available modalities, 0 for a missing one.
 
-    v_m = g_m(s)^(1 / temperature) / alpha, s the noise level and alpha the dependency. g_m by ``law``:
+    v_m = (g_m(s) / alpha)^(1 / temperature), s the noise level and alpha the dependency. g_m by ``law``:
     ``inverse_square`` 1 / s^2, as released; ``inverse`` 1 / s; ``exponential`` exp(-s);
     ``learned_monotone`` exp(-f_m(s)), f_m a :class:`MonotoneCurve` of each modality that the task's loss trains;
     ``expected_gain`` the log-odds of the probability that m's own head gives the right class at that level, less
@@ -53,7 +53,8 @@ class FusionWeights(nn.Module):
     Args:
         modalities: names.
         law: see above.
-        temperature: above 1 evens out what the noise decides, below 1 sharpens it; alpha is left alone.
+        temperature: above 1 evens the weights out, below 1 sharpens them. With multiplied features, 1 has no rest:
+            the head makes up for a small weight, which counts as dependency, and the weight falls further.
         span: largest level to expect, for ``learned_monotone`` and ``expected_gain``.
 
     Shapes: s {m: (B,)}, alpha {m: () or (B,)}, available {m: (B,)} bool -> {m: (B,)} float32.
@@ -98,9 +99,8 @@ class FusionWeights(nn.Module):
         noise = {m: s[m].float() for m in self.modalities}
         gains = self._log_gains(noise) if self.gain is not None else {}
         score_MB = torch.stack([
-            (gains[m] if gains else -self._penalty(m, noise[m])) / self.temperature
-            - alpha[m].float().clamp(min=SMALLEST).log()
-            for m in self.modalities])
+            ((gains[m] if gains else -self._penalty(m, noise[m])) - alpha[m].float().clamp(min=SMALLEST).log())
+            / self.temperature for m in self.modalities])
         here_MB = torch.stack([available[m] for m in self.modalities])
         share_MB = score_MB.masked_fill(~here_MB, -torch.inf).softmax(0)
         weight_MB = share_MB * here_MB.sum(0)

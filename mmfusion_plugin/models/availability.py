@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
 from mmfusion_plugin.fusion.dependency import response
+from mmfusion_plugin.fusion.input_statistics import input_statistics
 
 from .unimodal import Heads, disagreements, energies, predictions_alone
 
-__all__ = ["availability", "check_neck", "check_test_missing", "fuse", "noise_levels", "remaining"]
+__all__ = [
+    "availability", "check_neck", "check_test_missing", "fuse", "noise_levels", "remaining", "statistics_of",
+]
 
 
 def availability(modalities: Sequence[str], metas: Sequence[Mapping], device: torch.device | str) -> dict[str, Tensor]:
@@ -79,14 +82,24 @@ def check_neck(neck: nn.Module | None) -> None:
         ) from None
 
 
+def statistics_of(neck: nn.Module, streams: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """{m: (B, 29)} of the encoders' normalised inputs, for a neck that reads them; else None."""
+    if not getattr(neck, "reads_statistics", False):
+        return None
+    return {m: input_statistics(x) for m, x in streams.items()}
+
+
 def fuse(
-    neck: nn.Module, feats: Mapping, available: Mapping | None, levels: Mapping | None, heads: Heads
+    neck: nn.Module, feats: Mapping, available: Mapping | None, levels: Mapping | None, heads: Heads,
+    statistics: Mapping[str, Tensor] | None = None,
 ) -> FusionOutput:
-    """The neck's output; ``levels``, and what ``heads`` say of each modality, go to necks that read them.
+    """The neck's output; ``levels``, ``statistics`` and what ``heads`` say of a modality go to necks that read them.
 
     Raises: ValueError unless the neck gives a FusionOutput.
     """
     known = {"levels": levels} if "levels" in inspect.signature(neck.forward).parameters else {}
+    if getattr(neck, "reads_statistics", False):
+        known["statistics"] = statistics
     if getattr(neck, "reads_energies", False):
         known["energies"] = energies(neck, feats, heads)
     if getattr(neck, "reads_disagreement", False):

@@ -188,8 +188,8 @@ class UDMLNeck(BaseModule):
             Its modalities must share one grid; bring them there with ``inner.align``.
         options: of UDML.
 
-    Shapes: as :class:`FusionNeck`; levels {m: (B,)}: injected noise, None where it is not known; alpha, energies and
-        disagreements as in UDML, which :func:`~mmfusion_plugin.models.availability.fuse` supplies.
+    Shapes: as :class:`FusionNeck`; levels {m: (B,)}: injected noise, None where it is not known; alpha, energies,
+        disagreements and statistics as in UDML, which :func:`~mmfusion_plugin.models.availability.fuse` supplies.
     Raises: ValueError if ``inner`` is no config of a fusion neck, or for options outside their range.
     """
 
@@ -235,6 +235,10 @@ class UDMLNeck(BaseModule):
         return self.udml.reads_disagreement
 
     @property
+    def reads_statistics(self) -> bool:
+        return self.udml.reads_statistics
+
+    @property
     def reads_gain(self) -> bool:
         return self.udml.reads_gain
 
@@ -258,8 +262,9 @@ class UDMLNeck(BaseModule):
         alpha: Mapping[str, Tensor] | None = None,
         energies: Mapping[str, Tensor] | None = None,
         disagreements: Mapping[str, Tensor] | None = None,
+        statistics: Mapping[str, Tensor] | None = None,
     ) -> FusionOutput:
-        return self.udml(feats, available, levels, alpha, energies, disagreements)
+        return self.udml(feats, available, levels, alpha, energies, disagreements, statistics)
 
 
 @MODELS.register_module()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
+from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
 from mmfusion_plugin.fusion.modes import evaluating
 from mmfusion_plugin.fusion.novelty import disagreement
 from mmfusion_plugin.fusion.weighting import correct_probability
@@ -50,7 +51,8 @@ def predictions_alone(
             alone = {k: torch.full((B,), k == m, device=device) for k in neck.modalities}
             # one modality's weight is 1, whatever the quality and the dependency are
             known = {k: torch.ones(B, device=device) for k in neck.modalities}
-            told = dict(levels=known if levels is None else levels, alpha=known, energies=known, disagreements=known)
+            told = dict(levels=known if levels is None else levels, alpha=known, energies=known, disagreements=known,
+                        statistics={k: torch.zeros(B, NUM_STATISTICS, device=device) for k in neck.modalities})
             output: FusionOutput = neck(feats, alone, **told)
             logits[m] = heads.fused(output.fused)
     return logits

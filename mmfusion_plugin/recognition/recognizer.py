@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmfusion_plugin.fusion import FusionOutput
 from mmfusion_plugin.fusion.contract import channel_axis, expand_mask
 from mmfusion_plugin.models import SingleModality
-from mmfusion_plugin.models.availability import availability, check_neck, fuse, noise_levels
+from mmfusion_plugin.models.availability import availability, check_neck, fuse, noise_levels, statistics_of
 from mmfusion_plugin.models.schedule import check_progress
 from mmfusion_plugin.models.unimodal import Heads, check_own_heads, evaluating, update_dependency, update_gain
 
@@ -221,7 +221,8 @@ class FusionRecognizer(BaseRecognizer):
         if stage == "backbone":
             return feats, {}
         levels, available, noise = self._known(inputs, feats, views, data_samples, test_mode)
-        vectors, kwargs = self._read(self._fuse(levels, available, noise), levels, available)
+        statistics = self._statistics(streams, views, len(available[self.modalities[0]]))
+        vectors, kwargs = self._read(self._fuse(levels, available, noise, statistics), levels, available)
         return (vectors if stage == "neck" else self.cls_head(vectors)), kwargs
 
     def _known(
@@ -250,7 +251,7 @@ class FusionRecognizer(BaseRecognizer):
         check_progress(self.neck, self.data_preprocessor)
         streams, views = self._flatten(inputs)
         known = self._known(inputs, self.backbone(streams), views, data_samples, test_mode=False)
-        output = self._fuse(*known)
+        output = self._fuse(*known, self._statistics(streams, views, len(known[1][self.modalities[0]])))
         vectors, more = self._read(output, *known[:2])
         losses = {**self.cls_head.loss(vectors, data_samples, **more), **more["loss_aux"]}
         update_dependency(self.neck, *known, self._heads)
@@ -261,7 +262,8 @@ class FusionRecognizer(BaseRecognizer):
         """What the neck makes of a preprocessed batch in evaluation, ``per_sample`` (by view) included."""
         with evaluating(self):
             streams, views = self._flatten(inputs)
-            return self._fuse(*self._known(inputs, self.backbone(streams), views, data_samples, test_mode=True))
+            known = self._known(inputs, self.backbone(streams), views, data_samples, test_mode=True)
+            return self._fuse(*known, self._statistics(streams, views, len(known[1][self.modalities[0]])))
 
     def predict(self, inputs: Mapping[str, Tensor], data_samples: list, **kwargs) -> list:
         feats, _ = self.extract_feat(inputs, data_samples=data_samples, test_mode=True)
@@ -335,10 +337,17 @@ class FusionRecognizer(BaseRecognizer):
         else:
             x = _mean_over_positions(x) if self.pool else x
             x = x.unflatten(0, (-1, N)).mean(1) if N > 1 else x
-        clips = len(x) // B
-        if clips == V:
-            return x
-        return x.unflatten(0, (B, 1, clips)).expand(B, V // clips, clips, *x.shape[1:]).flatten(0, 2)
+        return _shared_by_crops(x, B, V)
+
+    def _statistics(self, streams: Mapping[str, Tensor], views: Mapping[str, int], number: int) -> dict | None:
+        """{m: (B V, S)} of the inputs, a mean over the frames of a clip; None for a neck that does not read them."""
+        found = statistics_of(self.neck, streams)
+        if found is None:
+            return None
+        for m, x in found.items():
+            B = len(x) // views[m]
+            found[m] = _shared_by_crops(x.unflatten(0, (-1, self.frames_per_clip.get(m, 1))).mean(1), B, number // B)
+        return found
 
     def _over_time(self, m: str, x: Tensor, N: int) -> Tensor:
         """(B V N, C, ...) -> (B V, T, C)."""
@@ -355,6 +364,7 @@ class FusionRecognizer(BaseRecognizer):
         levels: Mapping[str, tuple[Tensor, ...]],
         available: Mapping[str, Tensor],
         noise: Mapping[str, Tensor] | None,
+        statistics: Mapping[str, Tensor] | None,
     ) -> FusionOutput:
         ranks = {level.ndim for m in self.modalities for level in levels[m]}
         if len(ranks) > 1 and not isinstance(self.neck, SingleModality):
@@ -363,7 +373,7 @@ class FusionRecognizer(BaseRecognizer):
                 f"the features to fuse have shapes {shapes}, which have no axes in common; set model.pool to True "
                 "(vectors) or 'time' (sequences)"
             )
-        return fuse(self.neck, levels, available, noise, self._heads)
+        return fuse(self.neck, levels, available, noise, self._heads, statistics)
 
 
 def _labels(data_samples: Sequence, views: int) -> Tensor:
@@ -376,6 +386,14 @@ def _labels(data_samples: Sequence, views: int) -> Tensor:
 def _repeated(values: Mapping[str, Tensor] | None, V: int) -> dict[str, Tensor] | None:
     """{m: (B,)} -> {m: (B V,)}."""
     return None if values is None else {m: x.repeat_interleave(V) for m, x in values.items()}
+
+
+def _shared_by_crops(x: Tensor, B: int, V: int) -> Tensor:
+    """(B clips, ...) -> (B V, ...): the crops of a sample share what there is once per clip."""
+    clips = len(x) // B
+    if clips == V:
+        return x
+    return x.unflatten(0, (B, 1, clips)).expand(B, V // clips, clips, *x.shape[1:]).flatten(0, 2)
 
 
 def _input_ndim(encoder: nn.Module) -> int | None:

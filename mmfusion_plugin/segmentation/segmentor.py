@@ -11,7 +11,7 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
-from mmfusion_plugin.models.availability import availability, check_neck, fuse, noise_levels
+from mmfusion_plugin.models.availability import availability, check_neck, fuse, noise_levels, statistics_of
 from mmfusion_plugin.models.schedule import check_progress
 from mmfusion_plugin.models.unimodal import Heads, check_own_heads, evaluating, update_dependency, update_gain
 
@@ -84,20 +84,22 @@ class FusionEncoderDecoder(EncoderDecoder):
 
     def extract_feat(self, inputs: Tensor, metas: Sequence[Mapping] | None = None) -> tuple[Tensor, ...]:
         """Fused pyramid that the decode head reads. ``metas`` None: every modality is there."""
-        return self._fuse(self.backbone(inputs), metas).fused
+        return self._fuse(inputs, self.backbone(inputs), metas).fused
 
-    def _fuse(self, feats: Mapping[str, tuple[Tensor, ...]], metas: Sequence[Mapping] | None) -> FusionOutput:
+    def _fuse(
+        self, inputs: Tensor, feats: Mapping[str, tuple[Tensor, ...]], metas: Sequence[Mapping] | None
+    ) -> FusionOutput:
+        statistics = statistics_of(self.neck, self.backbone.split(inputs))
         if metas is None:
-            return fuse(self.neck, feats, None, None, self._heads)
-        device = next(iter(feats.values()))[0].device
-        known = (known_of(self.modalities, metas, device) for known_of in (availability, noise_levels))
-        return fuse(self.neck, feats, *known, self._heads)
+            return fuse(self.neck, feats, None, None, self._heads, statistics)
+        known = (known_of(self.modalities, metas, inputs.device) for known_of in (availability, noise_levels))
+        return fuse(self.neck, feats, *known, self._heads, statistics)
 
     def fusion_output(self, inputs: Tensor, data_samples: list | None = None) -> FusionOutput:
         """What the neck makes of a preprocessed batch in evaluation, ``per_sample`` included."""
         metas = None if data_samples is None else [sample.metainfo for sample in data_samples]
         with evaluating(self):
-            return self._fuse(self.backbone(inputs), metas)
+            return self._fuse(inputs, self.backbone(inputs), metas)
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         fused = self.extract_feat(inputs, batch_img_metas)
@@ -107,7 +109,7 @@ class FusionEncoderDecoder(EncoderDecoder):
         check_progress(self.neck, self.data_preprocessor)
         metas = [sample.metainfo for sample in data_samples]
         feats = self.backbone(inputs)
-        output = self._fuse(feats, metas)
+        output = self._fuse(inputs, feats, metas)
         losses = {**self._decode_head_forward_train(output.fused, data_samples), **output.losses}
         if self.with_auxiliary_head:
             losses.update(self._auxiliary_head_forward_train(output.fused, data_samples))

@@ -9,7 +9,8 @@ from cases import RANKS, features, present
 from torch import multiprocessing
 
 from mmfusion_plugin.fusion import FUSIONS, FusionOutput
-from mmfusion_plugin.fusion.novelty import Novelty, RunningNormal, disagreement, pooled
+from mmfusion_plugin.fusion.novelty import Novelty, disagreement, pooled
+from mmfusion_plugin.fusion.running_normal import RunningNormal
 from mmfusion_plugin.fusion.udml import UDML
 
 WIDTHS = dict(a=8, b=12)
@@ -36,8 +37,8 @@ def test_mean_covariance_and_distance_are_those_of_all_samples():
     normal = RunningNormal(16, momentum=1e-6, shrinkage=0.0)
     for part in x.split(50):
         normal.update(part, torch.ones(len(part), dtype=torch.bool))
-    torch.testing.assert_close(normal.mean_C, x.mean(0), atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(normal.covariance_CC, x.T.cov(correction=0), atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(normal.mean_NC[0], x.mean(0), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(normal.covariance_NCC[0], x.T.cov(correction=0), atol=1e-2, rtol=1e-3)
     off = (x - x.mean(0)).double()
     expected = (off @ x.T.cov(correction=0).double().inverse() * off).sum(1).div(16).sqrt()
     torch.testing.assert_close(normal.distance(x), expected.float(), atol=0.02, rtol=0.02)
@@ -195,7 +196,7 @@ class Catch(torch.nn.Module):
 
 
 def test_udml_takes_the_larger_of_estimate_and_novelty():
-    model = UDML(AB, WIDTHS, Catch(), quality="given", law="inverse", dependency=False, form="multiplicative",
+    model = UDML(AB, WIDTHS, Catch(), quality="given", law="inverse", temperature=1.0, dependency=False,
                  embedding=False, novelty=["distance"])
     model.set_progress(1.0)
     generator = torch.Generator().manual_seed(0)
@@ -214,13 +215,14 @@ def test_udml_takes_the_larger_of_estimate_and_novelty():
     torch.testing.assert_close(weight, 2 / level["b"] / (1 / level["a"] + 1 / level["b"]))
     plain = {name for name in model.state_dict() if "novelty" not in name}
     again = UDML(AB, WIDTHS, Catch(), quality="given", law="inverse", dependency=False, form="multiplicative",
-                 embedding=False)
-    assert set(again.state_dict()) == plain, "off by default"
+                 embedding=False, novelty=None)
+    assert set(again.state_dict()) == plain, "off leaves nothing behind"
 
 
 @pytest.mark.parametrize("rank", RANKS)
 def test_scfaes_residual_is_a_signal(rank):
-    model = UDML(AB, WIDTHS, FUSIONS["SCFAE"](AB, WIDTHS, modality_dropout=0.5), novelty=["distance", "reconstruction"])
+    model = UDML(AB, WIDTHS, FUSIONS["SCFAE"](AB, WIDTHS, modality_dropout=0.5), reads=["variance"],
+                 novelty=["distance", "reconstruction"])
     model.set_progress(1.0)
     levels = dict(a=torch.tensor([0.0, 3.0, 0.0, 9.0]), b=torch.zeros(4))
     for _ in range(4):
@@ -242,9 +244,9 @@ def test_wrong_options_are_named():
         with pytest.raises(ValueError, match=words):
             UDML(AB, WIDTHS, Catch(), **options)
     with pytest.raises(ValueError, match="SCFAE with recon_weight > 0"):
-        UDML(AB, WIDTHS, Catch(), novelty=["reconstruction"])(features(WIDTHS))
+        UDML(AB, WIDTHS, Catch(), reads=["variance"], novelty=["reconstruction"])(features(WIDTHS))
     with pytest.raises(ValueError, match="needs disagreements"):
-        UDML(AB, WIDTHS, Catch(), novelty=["disagreement"])(features(WIDTHS))
+        UDML(AB, WIDTHS, Catch(), reads=["variance"], novelty=["disagreement"])(features(WIDTHS))
     for options in (dict(momentum=0.0), dict(shrinkage=2.0)):
         with pytest.raises(ValueError, match="momentum|shrinkage"):
             RunningNormal(3, **options)

@@ -9,6 +9,7 @@ import torch
 from cases import RANKS, features, present
 
 from mmfusion_plugin.fusion import FUSIONS, FusionOutput
+from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
 from mmfusion_plugin.fusion.udml import PRESETS, UDML
 
 WIDTHS = dict(a=8, b=12)
@@ -23,12 +24,19 @@ class Catch(torch.nn.Module):
         return FusionOutput(torch.cat([feats[m] for m in AB], 1))
 
 
+FEATURES_ALONE = dict(reads=["variance"], novelty=None)  # nothing of the inputs is handed on
+
+
 def udml(inner=None, widths=WIDTHS, **options):
     torch.manual_seed(0)
     names = list(widths)
     if inner is None:
         inner = FUSIONS["SumFusion"](names, widths, out_channels=4)
-    return UDML(names, widths, inner, **options)
+    return UDML(names, widths, inner, **{**FEATURES_ALONE, **options})
+
+
+def of_inputs(batch=4):
+    return {m: torch.randn(batch, NUM_STATISTICS) for m in AB}
 
 
 def levels(batch=4, **given):
@@ -39,11 +47,12 @@ def levels(batch=4, **given):
 @pytest.mark.parametrize("name", FUSIONS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_any_fusion_at_any_rank_trains_every_parameter_in_both_stages(name, rank, preset):
-    model = udml(FUSIONS[name](AB, WIDTHS, out_channels=8), preset=preset, kl_weight=0.01)
+    preset_s = {key: PRESETS[preset][key] for key in FEATURES_ALONE}
+    model = udml(FUSIONS[name](AB, WIDTHS, out_channels=8), preset=preset, kl_weight=0.01, **preset_s)
     for progress in (0.0, 0.8):
         model.zero_grad()
         model.set_progress(progress)
-        out = model(features(WIDTHS, rank=rank), present(AB), levels(a=[0.0, 3.0, 0.0, 9.0]))
+        out = model(features(WIDTHS, rank=rank), present(AB), levels(a=[0.0, 3.0, 0.0, 9.0]), statistics=of_inputs())
         (out.fused.square().mean() + sum(out.losses.values())).backward()
         assert not [n for n, p in model.named_parameters() if p.grad is None]
         assert {"fusion.loss_noise", "fusion.loss_kl"} <= set(out.losses)
@@ -58,7 +67,7 @@ def test_a_pyramid_has_one_estimate_of_noise_and_one_weight_for_all_levels():
             return FusionOutput(tuple(torch.cat([feats[m][i] for m in AB], 1) for i in range(2)))
 
     inner = Pyramid()
-    model = udml(inner, widths).eval()
+    model = udml(inner, widths, form="residual").eval()
     feats = {m: tuple(torch.randn(3, C, 4, 4) for C in widths[m]) for m in AB}
     model.set_progress(0.0)
     model(feats)
@@ -75,7 +84,7 @@ def test_a_pyramid_has_one_estimate_of_noise_and_one_weight_for_all_levels():
 
 def test_the_noisier_modality_weighs_less_and_the_dependency_corrects_it():
     inner = Catch()
-    model = udml(inner, quality="given", law="inverse_square", form="multiplicative", embedding=False).eval()
+    model = udml(inner, quality="given", law="inverse_square", temperature=1.0, embedding=False).eval()
     model.set_progress(1.0)
     x = {m: torch.ones(2, C) for m, C in WIDTHS.items()}
     noise = dict(a=torch.tensor([2.0, 1.0]), b=torch.tensor([1.0, 1.0]))
@@ -190,7 +199,7 @@ def test_each_samples_own_dependency_and_energy_weigh():
     x = features(WIDTHS, batch=3)
     neck(x, available, alpha=alpha, energies=energies)
     for i in range(2):
-        odds = {m: math.exp(-float(energies[m][i]) / 2) / float(alpha[m][i]) for m in AB}
+        odds = {m: math.sqrt(math.exp(-float(energies[m][i])) / float(alpha[m][i])) for m in AB}
         for m in AB:
             torch.testing.assert_close(neck.inner.feats[m][i], 2 * odds[m] / sum(odds.values()) * x[m][i])
     torch.testing.assert_close(neck.inner.feats["b"][2], x["b"][2])

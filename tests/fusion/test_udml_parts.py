@@ -174,7 +174,7 @@ def test_weights_follow_the_law_and_average_to_one(law):
              "exponential": lambda m: (-s[m]).exp(),
              "learned_monotone": lambda m: (-weights.curves[m](s[m])).exp(),
              "expected_gain": lambda m: ((1 - s[m] / 20) / (s[m] / 20) / (0.1 / 0.9)).log()}[law]
-    v = {m: value(m).sqrt() / alpha[m] for m in AB}  # temperature 2
+    v = {m: (value(m) / alpha[m]).sqrt() for m in AB}  # temperature 2
     found = weights(s, alpha, HERE)
     for m in AB:
         torch.testing.assert_close(found[m], 2 * v[m] / (v["a"] + v["b"]))
@@ -280,3 +280,20 @@ def test_the_right_class_s_probability_is_a_mean_over_labelled_positions():
 def test_wrong_options_are_named(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+def test_a_linear_estimate_comes_back_from_below_where_a_softplus_stays():
+    def after(**options):
+        torch.manual_seed(0)
+        estimator = NoiseEstimator(4, **options)
+        torch.nn.init.constant_(estimator.mlp[-1].bias, -30.0)  # one step too large
+        optimiser = torch.optim.AdamW(estimator.parameters(), 3e-2)
+        for _ in range(600):
+            level = torch.randint(1, 12, (32,)).float()
+            loss = noise_loss(estimator([level[:, None].log().expand(32, 4)]), level, torch.ones(32, dtype=torch.bool))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return loss.item()
+
+    assert after(unit=11.0, start=5.5) < 2 < 30 < after()

@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from mmfusion_plugin.fusion import FUSIONS, FusionOutput
+from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
 from mmfusion_plugin.models import NECKS
 
 PYRAMID = dict(rgb=[4, 8], depth=[2, 6])
@@ -144,7 +145,8 @@ def test_udml_wraps_any_neck_in_one_line_of_config(inner):
     neck = MODELS.build(dict(type="UDML", modalities=["rgb", "depth"], in_channels=widths,
                              inner=dict(type=inner, out_channels=[8, 8])))
     feats = {m: (torch.randn(2, 8, 8, 8), torch.randn(2, 16, 4, 4)) for m in widths}
-    out = neck(feats, None, dict(rgb=torch.tensor([0.0, 4.0]), depth=torch.zeros(2)))
+    levels = dict(rgb=torch.tensor([0.0, 4.0]), depth=torch.zeros(2))
+    out = neck(feats, None, levels, statistics={m: torch.randn(2, NUM_STATISTICS) for m in widths})
     assert [tuple(x.shape) for x in out.fused] == [(2, 8, 8, 8), (2, 8, 4, 4)]
     assert neck.out_channels == [8, 8] and neck.pyramid and "fusion.loss_noise" in out.losses
 
