@@ -14,3 +14,5 @@ model = dict(
         # the preset's options, spelt out: results belong to them
         norm='batch', form='multiplicative', law='inverse', temperature=2.0, reads=['variance', 'input'],
         novelty=['input']))
+# 130 steps of 4 crops with noise: too few for the estimator at the encoders' rate; it teaches nothing but itself
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'neck.udml.estimate': dict(lr_mult=30.0)}))

@@ -15,3 +15,5 @@ model = dict(
         norm='batch', form='multiplicative', law='inverse', temperature=2.0, reads=['variance', 'input'],
         novelty=['input'],
         inner=dict(type='SCFAE', width=0.28125, norm='layer')))
+# 130 steps of 4 crops with noise: too few for the estimator at the encoders' rate; it teaches nothing but itself
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'neck.udml.estimate': dict(lr_mult=30.0)}))

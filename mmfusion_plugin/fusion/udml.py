@@ -75,7 +75,8 @@ class UDML(nn.Module):
             then read no less than ``clean_level``.
         kl_weight: of the KL to N(0, t), a mean over channels, positions, levels and modalities. The released beta is
             a weight of the sum: beta = kl_weight / (channels x positions x modalities).
-        clean_level: t, and the estimator's target, of a clean sample.
+        clean_level: t of a clean sample, and the least level that the weights read; where the estimate is a softplus
+            its target of a clean sample, too (a linear one learns 0).
         span: largest level to expect.
         weights_from: share of training before which all weights are 1.
         dependency_every: training steps between two updates of the dependency.
@@ -414,9 +415,10 @@ class UDML(nn.Module):
             if levels is None:  # the estimator's parameters still need a gradient on all ranks
                 losses["fusion.loss_noise"] = sum(x.sum() for x in s.values()) * 0
             else:
+                # a softplus must stay above 0, and is released with clean samples at level 1: as noisy as the least noise
+                least = -torch.inf if self.linear else self.clean_level
                 errors = [
-                    noise_loss(s[m], levels[m].float().clamp(min=self.clean_level), available[m])
-                    for m in self.modalities]
+                    noise_loss(s[m], levels[m].float().clamp(min=least), available[m]) for m in self.modalities]
                 losses["fusion.loss_noise"] = self.noise_weight * torch.stack(errors).mean()
         if self.kl_weight and self.embed and levels is not None:
             terms = []
