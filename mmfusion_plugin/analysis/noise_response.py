@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 __all__ = [
-    "Curves", "is_rising", "plot_response", "plot_training", "respond", "spearman", "summarise", "training_curves",
-    "write_csv",
+    "Curves", "is_rising", "plot_response", "plot_training", "respond", "roc_area", "spearman", "summarise",
+    "training_curves", "write_csv",
 ]
 
 LOGGED = ("weight", "noise", "novelty", "dependency")
@@ -135,6 +135,19 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
     a, b = (r - r.mean() for r in ranks)
     size = np.sqrt((a**2).sum() * (b**2).sum())
     return float((a * b).sum() / size) if size > 0 else float("nan")
+
+
+def roc_area(clean: Sequence[float], other: Sequence[float]) -> float:
+    """Probability that a value of ``other`` is larger than one of ``clean``, ties counting half.
+
+    Raises: ValueError if either is empty.
+    """
+    if not len(clean) or not len(other):
+        raise ValueError(f"need values of both, got {len(clean)} and {len(other)}")
+    values = np.concatenate([np.asarray(clean, float), np.asarray(other, float)])
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (count.cumsum() - (count - 1) / 2)[place][len(clean):]
+    return float((ranks.mean() - (len(other) + 1) / 2) / len(clean))
 
 
 def is_rising(values: Sequence[float]) -> bool:

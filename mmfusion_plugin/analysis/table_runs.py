@@ -30,7 +30,7 @@ from typing import Any, TextIO
 
 import torch
 
-__all__ = ["Job", "Summary", "read_results", "render", "run_table", "train_and_evaluate"]
+__all__ = ["Job", "Summary", "kept_weights", "read_results", "render", "run_table", "train_and_evaluate"]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -114,6 +114,16 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number} is no JSON ({error}); remove that line") from error
     return records
+
+
+def kept_weights(results: str | Path, job: Job) -> Path:
+    """Where ``train_and_evaluate(keep=True)`` writes the weights of ``job`` in a table with these results."""
+    results = Path(results)
+    return results.with_name(f"{results.stem}_runs") / _folder_name(job, job.key()) / "final.pth"
+
+
+def _folder_name(job: Job, key: str) -> str:
+    return f"{re.sub('[^A-Za-z0-9]+', '-', job.row).strip('-')}_{key}"
 
 
 def _failures_path(results: Path) -> Path:
@@ -295,7 +305,7 @@ def _work(pipe: connection.Connection, run_job: RunJob, folder: Path) -> None:
         if given is None:
             return
         key, job = given
-        name = f"{re.sub('[^A-Za-z0-9]+', '-', job.row).strip('-')}_{key}"
+        name = _folder_name(job, key)
         (folder / name).mkdir(parents=True, exist_ok=True)
         with _output_to(folder / f"{name}.log"):
             try:
@@ -354,8 +364,8 @@ def _git_commit() -> str | None:
 def train_and_evaluate(job: Job, folder: Path, keep: bool = False) -> dict[str, Any]:
     """Train ``job`` through mmengine's Runner, then evaluate it complete and with modalities withheld.
 
-    Nothing is evaluated during training; ``keep`` writes the last weights to ``final.pth`` in the folder. ``metrics`` holds what the
-    evaluator returns, and the IoU of each class where it is mmsegmentation's IoUMetric.
+    Nothing is evaluated during training; ``keep`` writes the last weights to ``final.pth`` in the folder. ``metrics``
+    holds what the evaluator returns, and the IoU of each class where it is mmsegmentation's IoUMetric.
 
     Raises: whatever the Runner raises; ValueError if a withheld modality is not one of the model's.
     """

@@ -60,7 +60,8 @@ class UDML(nn.Module):
             estimator); None: all weights are 1 (static fusion with probabilistic heads).
         dependency: divide by the dependency alpha. True: its running mean; ``per_sample``: each sample's own, handed
             to ``forward``; False: the ablation without it.
-        law, temperature: see :class:`FusionWeights`, 1 as released; ``law='expected_gain'`` is told by :meth:`update_gain`.
+        law, temperature: see :class:`FusionWeights`, temperature 1 as released; ``law='expected_gain'`` is told by
+            :meth:`update_gain`.
         novelty: signals such as ``['input']``: s becomes the larger of s and the level that the novelty is worth, so
             that a fault the estimator was never shown costs weight, too. ``input`` is :class:`KnownNoise`, the others
             :class:`Novelty`'s; ``disagreement`` is handed to ``forward``; ``reconstruction`` runs the inner fusion
@@ -415,7 +416,7 @@ class UDML(nn.Module):
             if levels is None:  # the estimator's parameters still need a gradient on all ranks
                 losses["fusion.loss_noise"] = sum(x.sum() for x in s.values()) * 0
             else:
-                # a softplus must stay above 0, and is released with clean samples at level 1: as noisy as the least noise
+                # a softplus must stay above 0, and is released with clean samples at level 1, like the least noise
                 least = -torch.inf if self.linear else self.clean_level
                 errors = [
                     noise_loss(s[m], levels[m].float().clamp(min=least), available[m]) for m in self.modalities]
