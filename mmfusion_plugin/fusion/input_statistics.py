@@ -5,7 +5,10 @@ is plain to see: white noise fills all of them, blur empties the finest, an occl
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["NUM_STATISTICS", "input_statistics"]
@@ -16,7 +19,7 @@ SMALLEST = 1e-3  # of a normalised input: below it a coefficient is 0, and logar
 
 
 @torch.no_grad()
-def input_statistics(x: Tensor) -> Tensor:
+def input_statistics(x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
     """Mean and log deviation, then for each Haar band log mean |c|, log root mean c^2 and the share of c = 0.
 
     A grid of two axes (picture, depth, spectrogram) is halved three times into three bands each, a sequence (waveform,
@@ -24,31 +27,41 @@ def input_statistics(x: Tensor) -> Tensor:
 
     Args:
         x: normalised input: (B, C), (B, C, T), (B, C, H, W) or (B, C, T, H, W), where the last two axes count.
+        grid: (h, w), for (B, C, H, W): of each cell instead of the whole.
 
-    Shapes: -> (B, 29) float32; values that are not finite count as 0.
+    Shapes: -> (B, 29), with a grid (B, 29, h, w), float32; values that are not finite count as 0.
     Raises: ValueError for another rank.
     Source: Haar wavelet energies, as in Mallat, IEEE PAMI 1989; ours as a reading of noise.
     """
     if not 2 <= x.ndim <= 5:
         raise ValueError(
             f"input statistics take (B, C), (B, C, T), (B, C, H, W) or (B, C, T, H, W), got {tuple(x.shape)}")
+    if grid is not None and x.ndim != 4:
+        raise ValueError(f"input statistics of a grid's cells take (B, C, H, W), got {tuple(x.shape)}")
     axes = 1 if x.ndim < 4 else 2
     x = x.float().nan_to_num(posinf=0.0, neginf=0.0)
     x = x[:, None] if x.ndim == 2 else x.flatten(1, -1 - axes)
-    positions = tuple(range(2, x.ndim))
-    deviation = x.var(positions, unbiased=False).sqrt().clamp(min=SMALLEST)
-    found = [x.mean(positions), deviation.log()]
+    mean = _mean(axes, grid)
+    centred = x - x.mean(tuple(range(2, x.ndim)), keepdim=True)
+    variance = mean(centred.square()) - mean(centred).square()
+    found = [mean(x), variance.clamp(min=SMALLEST**2).sqrt().log()]
     for _ in range(SCALES[axes]):
         x, bands = _haar(x, axes)
         for band in bands:
             if band.numel() == 0:
-                found += [x.new_zeros(x.shape[:2])] * 3
+                found += [torch.zeros_like(found[0])] * 3
                 continue
             size = band.abs()
-            root = size.square().mean(positions).sqrt()
-            found += [size.mean(positions).clamp(min=SMALLEST).log(), root.clamp(min=SMALLEST).log(),
-                      (size < SMALLEST).float().mean(positions)]
+            found += [mean(size).clamp(min=SMALLEST).log(), mean(size.square()).sqrt().clamp(min=SMALLEST).log(),
+                      mean((size < SMALLEST).float())]
     return torch.stack([value.mean(1) for value in found], 1)
+
+
+def _mean(axes: int, grid: tuple[int, int] | None) -> Callable[[Tensor], Tensor]:
+    """Over all positions, or over those of each cell."""
+    if grid is not None:
+        return lambda x: F.adaptive_avg_pool2d(x, grid)
+    return lambda x: x.mean(tuple(range(-axes, 0)))
 
 
 def _haar(x: Tensor, axes: int) -> tuple[Tensor, list[Tensor]]:

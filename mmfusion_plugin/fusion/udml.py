@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .contract import FusionOutput, check_modalities, expand_mask
@@ -67,6 +68,9 @@ class UDML(nn.Module):
             :class:`Novelty`'s; ``disagreement`` is handed to ``forward``; ``reconstruction`` runs the inner fusion
             (SCFAE) once more. None: off. For ``quality`` ``estimated`` and ``given``; a preset's is left out elsewhere.
         novelty_margin: standard deviations of clean data that are taken for clean.
+        per_position: on maps, s, novelty and weights for each cell of the coarsest level's grid, on finer levels
+            interpolated: a fault that covers a part of a picture costs that part. Needs ``quality='estimated'``, maps
+            (B, C, H, W) and ``statistics`` of the grid's cells; an estimate is taught the level of the whole.
         form: ``residual`` x + w x, or ``multiplicative`` w x.
         detach, hidden: see :class:`NoiseEstimator`.
         noise_weight: of the estimator's squared error, which every batch with known levels teaches, in the
@@ -84,7 +88,8 @@ class UDML(nn.Module):
 
     Shapes: feats {m: tensor of any rank of the contract, or a tuple of them}, available {m: (B,)} bool, levels
         {m: (B,)} or None, alpha, energies and disagreements {m: (B,)} where ``reads_alone``, ``reads_energies`` and
-        ``reads_disagreement`` ask for them -> FusionOutput of the inner fusion.
+        ``reads_disagreement`` ask for them, statistics {m: (B, 29)} where ``reads_statistics`` does, with
+        ``per_position`` (B, 29, h, w) -> FusionOutput of the inner fusion.
     Losses: the inner fusion's; with ``levels`` in training ``fusion.loss_noise`` and ``fusion.loss_kl``.
     Diagnostics: ``fusion.weight.<m>``, ``fusion.noise.<m>``, ``fusion.novelty.<m>`` (means over available samples) and
         ``fusion.dependency.<m>``. Per sample the same, and ``fusion.level.<m>``: what the weights read.
@@ -108,6 +113,7 @@ class UDML(nn.Module):
         span: float = 11.0,
         hidden: int = 64,
         novelty_margin: float = 2.0,
+        per_position: bool = False,
         weights_from: float = 0.6,
         dependency_every: int = 10,
         dependency_momentum: float = 0.1,
@@ -149,6 +155,13 @@ class UDML(nn.Module):
         reads = [] if isinstance(options["reads"], str) else list(options["reads"])
         if not reads or set(reads) - set(READINGS) or len(set(reads)) < len(reads):
             raise ValueError(f"reads must be a list of {list(READINGS)}, got {options['reads']!r}")
+        if per_position and (quality != "estimated" or not (embedding or reads == ["input"])
+                             or dependency == "per_sample" or set(novelty or ()) - {"input"}):
+            raise ValueError(
+                "per_position needs quality='estimated', embedding=True or reads=['input'], a dependency that is not "
+                f"'per_sample' and no novelty but 'input'; got quality={quality!r}, embedding={embedding}, "
+                f"reads={reads}, dependency={dependency!r}, novelty={novelty}")
+        self.per_position = per_position
         self.modalities = check_modalities(modalities)
         if set(in_channels) != set(self.modalities):
             raise ValueError(f"in_channels names {sorted(in_channels)}, modalities names {list(modalities)}")
@@ -220,6 +233,16 @@ class UDML(nn.Module):
         """Whether ``forward`` needs ``statistics`` of the inputs, see :func:`input_statistics`."""
         return self.known is not None or any(part.scale is not None for part in self.estimate.values())
 
+    def grid(self, feats: Mapping[str, Tensor | Sequence[Tensor]]) -> tuple[int, int] | None:
+        """(h, w) of the cells whose statistics ``forward`` reads; None for the whole."""
+        if not self.per_position:
+            return None
+        x = feats[self.modalities[0]]
+        x = x if isinstance(x, Tensor) else x[-1]
+        if x.ndim != 4:
+            raise ValueError(f"neck.per_position=True weighs the cells of maps (B, C, H, W), got {tuple(x.shape)}")
+        return tuple(x.shape[2:])
+
     @property
     def reads_gain(self) -> bool:
         """Whether :meth:`update_gain` is to be called in training."""
@@ -279,20 +302,55 @@ class UDML(nn.Module):
         pyramid = {
             m: tuple(torch.where(expand_mask(available[m], x), x, 0.0) for x in pyramid[m]) for m in self.modalities}
         z, mus, log_variances = self._embed(pyramid)
-        s = self._quality(log_variances, levels, energies, available, statistics)
-        novelty, worth = self._novelty(pyramid, mus, available, levels, disagreements, statistics, single)
+        grid = self.grid(feats)
+        # with a grid its cells are samples: of their picture's availability and level
+        here, told = (self._of_cells(known, grid) for known in (available, levels))
+        statistics = self._cells(statistics, grid)
+        s = self._quality(self._pooled_to(log_variances, grid), told, energies, here, statistics)
+        novelty, worth = self._novelty(pyramid, mus, here, told, disagreements, statistics, single)
         level = self._read_by_weights(s, worth)
         alpha = self._alpha(alpha)
-        weights = self._weights(level, alpha, available)
-        weighted = {m: tuple(self._weighted(x, weights[m]) for x in z[m]) for m in self.modalities}
+        weights = self._weights(level, alpha, here)
+        weighted = {m: tuple(self._weighted(x, weights[m], grid) for x in z[m]) for m in self.modalities}
         output = self.inner({m: x[0] if single else x for m, x in weighted.items()}, available)
-        losses = {**output.losses, **self._losses(s, mus, log_variances, available, levels)}
+        losses = {**output.losses, **self._noise_loss(s, here, told),
+                  **self._kl_loss(mus, log_variances, available, levels)}
         found = {"weight": weights, "noise": s, "level": level, "novelty": novelty, "dependency": alpha}
+        if grid is not None:
+            found = {what: values and {m: x if x.ndim == 0 else x.unflatten(0, (-1, grid[0] * grid[1])).mean(1)
+                                       for m, x in values.items()} for what, values in found.items()}
         per_sample = {
             f"fusion.{what}.{m}": values[m].expand(len(available[m]))
             for what, values in found.items() if values is not None for m in self.modalities}
         diagnostics = {**output.diagnostics, **self._diagnostics(found, available)}
         return FusionOutput(output.fused, losses, diagnostics, {**output.per_sample, **per_sample})
+
+    def _cells(self, statistics: Mapping[str, Tensor] | None, grid: tuple[int, int] | None) -> Mapping | None:
+        """(B, S, h, w) -> (B h w, S)."""
+        if statistics is None or not self.reads_statistics:
+            return None
+        for m in self.modalities:
+            if tuple(statistics[m].shape[2:]) != (grid or ()):
+                expected = ", ".join(["B", str(NUM_STATISTICS), *map(str, grid or ())])
+                raise ValueError(
+                    f"statistics of {m!r} have shape {tuple(statistics[m].shape)}, expected ({expected}): "
+                    "input_statistics(x, model.grid(feats))")
+        return {m: x if grid is None else x.movedim(1, -1).flatten(0, 2) for m, x in statistics.items()}
+
+    def _of_cells(self, known: Mapping[str, Tensor] | None, grid: tuple[int, int] | None) -> Mapping | None:
+        """{m: (B,)} -> {m: (B h w,)}."""
+        if known is None or grid is None:
+            return known
+        return {m: known[m].repeat_interleave(grid[0] * grid[1]) for m in self.modalities}
+
+    def _pooled_to(self, log_variances: Mapping[str, Sequence[Tensor]], grid: tuple[int, int] | None) -> Mapping:
+        """{m: log sigma^2 of each level} -> the same as (B h w, C), sigma a mean over each cell."""
+        if grid is None or "variance" not in self.reads:
+            return log_variances
+        return {
+            m: tuple(2 * F.adaptive_avg_pool2d((0.5 * x.float()).exp(), grid).log().movedim(1, -1).flatten(0, 2)
+                     for x in log_variances[m])
+            for m in self.modalities}
 
     def _embed(self, pyramid: Mapping[str, Sequence[Tensor]]) -> tuple[dict, dict, dict]:
         """(z, mu, log sigma^2) by modality; without an embedding the features and their own spread."""
@@ -404,32 +462,34 @@ class UDML(nn.Module):
             alpha = dict.fromkeys(self.modalities, torch.ones((), device=self.progress.device))
         return self.weigh(s, alpha, available)
 
-    def _weighted(self, x: Tensor, weight_B: Tensor) -> Tensor:
-        weight = expand_mask(weight_B, x).to(x.dtype)
+    def _weighted(self, x: Tensor, weight_B: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        if grid is None:
+            weight = expand_mask(weight_B, x).to(x.dtype)
+        else:
+            cells = weight_B.reshape(-1, 1, *grid)
+            weight = F.interpolate(cells, x.shape[2:], mode="bilinear", align_corners=False).to(x.dtype)
         return x + weight * x if self.form == "residual" else weight * x
 
-    def _losses(self, s, mus, log_variances, available, levels) -> dict[str, Tensor]:
-        if not self.training:
+    def _noise_loss(self, s, available, levels) -> dict[str, Tensor]:
+        if not self.training or not self.estimate:
             return {}
-        losses = {}
-        if self.estimate:
-            if levels is None:  # the estimator's parameters still need a gradient on all ranks
-                losses["fusion.loss_noise"] = sum(x.sum() for x in s.values()) * 0
-            else:
-                # a softplus must stay above 0, and is released with clean samples at level 1, like the least noise
-                least = -torch.inf if self.linear else self.clean_level
-                errors = [
-                    noise_loss(s[m], levels[m].float().clamp(min=least), available[m]) for m in self.modalities]
-                losses["fusion.loss_noise"] = self.noise_weight * torch.stack(errors).mean()
-        if self.kl_weight and self.embed and levels is not None:
-            terms = []
-            for m in self.modalities:
-                t = levels[m].float().clamp(min=self.clean_level)
-                here, number = available[m], available[m].sum().clamp(min=1)
-                for mu, log_v in zip(mus[m], log_variances[m]):
-                    terms.append(torch.where(here, kl_to_noise(mu, log_v, t), 0.0).sum() / number)
-            losses["fusion.loss_kl"] = self.kl_weight * torch.stack(terms).mean()
-        return losses
+        if levels is None:  # the estimator's parameters still need a gradient on all ranks
+            return {"fusion.loss_noise": sum(x.sum() for x in s.values()) * 0}
+        # a softplus must stay above 0, and is released with clean samples at level 1, like the least noise
+        least = -torch.inf if self.linear else self.clean_level
+        errors = [noise_loss(s[m], levels[m].float().clamp(min=least), available[m]) for m in self.modalities]
+        return {"fusion.loss_noise": self.noise_weight * torch.stack(errors).mean()}
+
+    def _kl_loss(self, mus, log_variances, available, levels) -> dict[str, Tensor]:
+        if not self.training or not self.kl_weight or not self.embed or levels is None:
+            return {}
+        terms = []
+        for m in self.modalities:
+            t = levels[m].float().clamp(min=self.clean_level)
+            here, number = available[m], available[m].sum().clamp(min=1)
+            for mu, log_v in zip(mus[m], log_variances[m]):
+                terms.append(torch.where(here, kl_to_noise(mu, log_v, t), 0.0).sum() / number)
+        return {"fusion.loss_kl": self.kl_weight * torch.stack(terms).mean()}
 
     def _diagnostics(self, found: Mapping[str, Mapping[str, Tensor] | None], available) -> dict[str, Tensor]:
         """Means over the samples that have the modality; what is one number for all stays as it is."""

@@ -82,11 +82,14 @@ def check_neck(neck: nn.Module | None) -> None:
         ) from None
 
 
-def statistics_of(neck: nn.Module, streams: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """{m: (B, 29)} of the encoders' normalised inputs, for a neck that reads them; else None."""
+def statistics_of(neck: nn.Module, streams: Mapping[str, Tensor], feats: Mapping) -> dict[str, Tensor] | None:
+    """{m: (B, 29)} of the encoders' normalised inputs, or (B, 29, h, w), for a neck that reads them; else None.
+
+    ``feats``: what the encoders give, whose coarsest grid is that of a neck that weighs positions.
+    """
     if not getattr(neck, "reads_statistics", False):
         return None
-    return {m: input_statistics(x) for m, x in streams.items()}
+    return {m: input_statistics(x, neck.grid(feats)) for m, x in streams.items()}
 
 
 def fuse(

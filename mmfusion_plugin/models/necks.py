@@ -238,6 +238,9 @@ class UDMLNeck(BaseModule):
     def reads_statistics(self) -> bool:
         return self.udml.reads_statistics
 
+    def grid(self, feats: Features) -> tuple[int, int] | None:
+        return self.udml.grid(feats)
+
     @property
     def reads_gain(self) -> bool:
         return self.udml.reads_gain

@@ -51,8 +51,10 @@ def predictions_alone(
             alone = {k: torch.full((B,), k == m, device=device) for k in neck.modalities}
             # one modality's weight is 1, whatever the quality and the dependency are
             known = {k: torch.ones(B, device=device) for k in neck.modalities}
+            grid = neck.grid(feats) or ()
+            blank = torch.zeros(B, NUM_STATISTICS, *grid, device=device)
             told = dict(levels=known if levels is None else levels, alpha=known, energies=known, disagreements=known,
-                        statistics={k: torch.zeros(B, NUM_STATISTICS, device=device) for k in neck.modalities})
+                        statistics=dict.fromkeys(neck.modalities, blank))
             output: FusionOutput = neck(feats, alone, **told)
             logits[m] = heads.fused(output.fused)
     return logits

@@ -221,7 +221,7 @@ class FusionRecognizer(BaseRecognizer):
         if stage == "backbone":
             return feats, {}
         levels, available, noise = self._known(inputs, feats, views, data_samples, test_mode)
-        statistics = self._statistics(streams, views, len(available[self.modalities[0]]))
+        statistics = self._statistics(streams, views, levels)
         vectors, kwargs = self._read(self._fuse(levels, available, noise, statistics), levels, available)
         return (vectors if stage == "neck" else self.cls_head(vectors)), kwargs
 
@@ -251,7 +251,7 @@ class FusionRecognizer(BaseRecognizer):
         check_progress(self.neck, self.data_preprocessor)
         streams, views = self._flatten(inputs)
         known = self._known(inputs, self.backbone(streams), views, data_samples, test_mode=False)
-        output = self._fuse(*known, self._statistics(streams, views, len(known[1][self.modalities[0]])))
+        output = self._fuse(*known, self._statistics(streams, views, known[0]))
         vectors, more = self._read(output, *known[:2])
         losses = {**self.cls_head.loss(vectors, data_samples, **more), **more["loss_aux"]}
         update_dependency(self.neck, *known, self._heads)
@@ -263,7 +263,7 @@ class FusionRecognizer(BaseRecognizer):
         with evaluating(self):
             streams, views = self._flatten(inputs)
             known = self._known(inputs, self.backbone(streams), views, data_samples, test_mode=True)
-            return self._fuse(*known, self._statistics(streams, views, len(known[1][self.modalities[0]])))
+            return self._fuse(*known, self._statistics(streams, views, known[0]))
 
     def predict(self, inputs: Mapping[str, Tensor], data_samples: list, **kwargs) -> list:
         feats, _ = self.extract_feat(inputs, data_samples=data_samples, test_mode=True)
@@ -339,9 +339,11 @@ class FusionRecognizer(BaseRecognizer):
             x = x.unflatten(0, (-1, N)).mean(1) if N > 1 else x
         return _shared_by_crops(x, B, V)
 
-    def _statistics(self, streams: Mapping[str, Tensor], views: Mapping[str, int], number: int) -> dict | None:
+    def _statistics(
+        self, streams: Mapping[str, Tensor], views: Mapping[str, int], levels: Mapping[str, tuple[Tensor, ...]]
+    ) -> dict | None:
         """{m: (B V, S)} of the inputs, a mean over the frames of a clip; None for a neck that does not read them."""
-        found = statistics_of(self.neck, streams)
+        found, number = statistics_of(self.neck, streams, levels), len(levels[self.modalities[0]][0])
         if found is None:
             return None
         for m, x in found.items():

@@ -89,7 +89,7 @@ class FusionEncoderDecoder(EncoderDecoder):
     def _fuse(
         self, inputs: Tensor, feats: Mapping[str, tuple[Tensor, ...]], metas: Sequence[Mapping] | None
     ) -> FusionOutput:
-        statistics = statistics_of(self.neck, self.backbone.split(inputs))
+        statistics = statistics_of(self.neck, self.backbone.split(inputs), feats)
         if metas is None:
             return fuse(self.neck, feats, None, None, self._heads, statistics)
         known = (known_of(self.modalities, metas, inputs.device) for known_of in (availability, noise_levels))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import multiprocessing
 
-from mmfusion_plugin.fusion import FUSIONS
+from mmfusion_plugin.fusion import FUSIONS, FusionOutput
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS, input_statistics
 from mmfusion_plugin.fusion.noise_estimator import NoiseEstimator, noise_loss
 from mmfusion_plugin.fusion.novelty import KnownNoise
@@ -208,3 +208,58 @@ def test_two_processes_know_what_one_does(tmp_path):
         inputs = {name: value for name, value in found.items() if name.startswith("inputs")}
         torch.testing.assert_close(
             inputs, {name: value for name, value in known.state_dict().items() if name in inputs}, atol=1e-4, rtol=1e-3)
+
+
+def test_the_cells_of_a_grid_have_statistics_of_their_own():
+    x = scenes(3)
+    cells = input_statistics(x, grid=(4, 2))
+    assert cells.shape == (3, NUM_STATISTICS, 4, 2)
+    torch.testing.assert_close(input_statistics(x, grid=(1, 1))[..., 0, 0], input_statistics(x))
+    torch.testing.assert_close(cells[:, 2:, 1, 1], input_statistics(x[:, :, 8:16, 16:])[:, 2:])
+    changed = x.clone()
+    changed[:, :, 24:, :16] = 0
+    same = (input_statistics(changed, grid=(4, 2))[:, 2:] == cells[:, 2:]).all(1)
+    assert same[:, :3].all() and same[:, 3, 1].all() and not same[:, 3, 0].any()
+    with pytest.raises(ValueError, match="grid's cells take"):
+        input_statistics(torch.randn(2, 3, 8), grid=(2, 2))
+
+
+def test_a_fault_of_one_part_costs_that_part():
+    torch.manual_seed(0)
+
+    class Keep(torch.nn.Module):
+        def forward(self, feats, available):
+            self.feats = feats
+            return FusionOutput(feats["a"][0] + feats["b"][0])
+
+    keep = Keep()
+    model = UDML(AB, dict(a=[4, 8], b=[4, 8]), keep, reads=["input"], per_position=True, dependency=False,
+                 embedding=False, weights_from=0.0)
+    optimizer = torch.optim.AdamW(model.estimate.parameters(), lr=3e-3)
+    feats = {m: (torch.ones(16, 4, 8, 8), torch.ones(16, 8, 4, 4)) for m in AB}
+
+    def told(a, b):
+        return {m: input_statistics(x, model.grid(feats)) for m, x in (("a", a), ("b", b))}
+
+    for i in range(150):
+        level = torch.arange(16.0) % 12 * (torch.arange(16) % 2)
+        x = scenes(16, seed=i)
+        out = model(feats, None, dict(a=level, b=torch.zeros(16)), statistics=told(noisy(x, level, i), x))
+        optimizer.zero_grad()
+        out.losses["fusion.loss_noise"].backward()
+        optimizer.step()
+    model.eval()
+    x = scenes(16, seed=999)
+    hidden = x.clone()
+    hidden[:, :, :, 16:] = -2
+    out = model(feats, None, None, statistics=told(hidden, x))
+    weight = keep.feats["a"][0][:, 0]  # the features are 1
+    assert weight.shape == (16, 8, 8) and weight[..., 5:].median() < 0.7 < 0.9 < weight[..., :3].median() < 1.1
+    torch.testing.assert_close(keep.feats["a"][0] + keep.feats["b"][0], torch.full((16, 4, 8, 8), 2.0))
+    torch.testing.assert_close(out.per_sample["fusion.weight.a"], keep.feats["a"][1][:, 0].mean((1, 2)))
+    with pytest.raises(ValueError, match=r"expected \(B, 29, 4, 4\)"):
+        model(feats, statistics=dict.fromkeys(AB, torch.zeros(16, NUM_STATISTICS)))
+    with pytest.raises(ValueError, match="cells of maps"):
+        model({m: (torch.ones(2, 4), torch.ones(2, 8)) for m in AB}, statistics=dict.fromkeys(AB, torch.zeros(2, 29)))
+    with pytest.raises(ValueError, match="per_position needs"):
+        UDML(AB, dict(a=4, b=4), keep, per_position=True, quality="given")

@@ -12,6 +12,7 @@ from recognition.model import AV, CLASSES, WIDTHS, batch, build, losses_of, mode
 from recognition.test_recognizer import loader
 
 from mmfusion_plugin.fusion.dependency import response
+from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS, input_statistics
 
 NOISE = dict(visual=dict(kind="image", levels=(1, 11), scale=dict(gaussian=10.0)),
              audio=dict(kind="spectrogram", levels=(1, 11), scale=dict(gaussian=0.3)))
@@ -141,7 +142,7 @@ def test_resuming_in_each_stage_gives_the_losses_of_the_unbroken_run(share):
 
 
 def test_each_samples_own_dependency_in_training_and_at_test():
-    model = at(build(udml_cfg(dict(dependency="per_sample", quality="given", preset="default",
+    model = at(build(udml_cfg(dict(dependency="per_sample", quality="given", preset="default", temperature=1.0,
                                    inner=dict(type="ConcatFusion", out_channels=12)), noise=False)), 1.0)
     data = batch(missing=[(1, "visual")])
     for sample in data["data_samples"]:
@@ -209,9 +210,9 @@ def test_gains_and_novelty_are_learnt_from_the_noise_stage_on_and_saved():
         build(udml_cfg(dict(law="expected_gain"), head=dict(modality_in_channels=dict(audio=6))))
 
 
-@pytest.mark.parametrize("neck", [dict(), dict(dependency="per_sample"), dict(quality="variance"),
-                                  dict(law="learned_monotone"), dict(law="expected_gain"),
-                                  dict(novelty=["distance", "disagreement"]),
+@pytest.mark.parametrize("neck", [dict(), dict(preset="default"), dict(dependency="per_sample"),
+                                  dict(quality="variance"), dict(law="learned_monotone"),
+                                  dict(law="expected_gain"), dict(novelty=["distance", "disagreement"]),
                                   dict(quality="energy", law="exponential"), dict(quality=None)])
 @pytest.mark.parametrize("share", STAGES.values(), ids=STAGES)
 def test_a_batch_without_one_modality_trains(neck, share):
@@ -225,3 +226,26 @@ def test_a_batch_without_one_modality_trains(neck, share):
     if model.neck.dependency is not None:
         assert model.neck.dependency()["audio"] == 1 != model.neck.dependency()["visual"]
     assert scores_of(model, data)["fused"].shape == (4, CLASSES)
+
+
+def test_the_default_reads_the_texture_of_every_clip_and_resumes():
+    """Frames of a clip are one sample to the neck, whose statistics are the frames' mean."""
+    cfg = udml_cfg(dict(preset="default"))
+    model = build(cfg)
+    seen = []
+    inner = model.neck.udml.known.forward
+    model.neck.udml.known.forward = lambda statistics, *rest: (seen.append(statistics), inner(statistics, *rest))[1]
+    for seed in range(4):
+        losses_of(at(model, 0.8), batch(seed=seed))
+    data = model.data_preprocessor(batch(seed=9))
+    model.eval().fusion_output(**data)
+    x = data["inputs"]["visual"]
+    one = torch.stack([input_statistics(frame[None])[0] for frame in x[1]]).mean(0)
+    assert seen[-1]["visual"].shape == (4, NUM_STATISTICS)
+    torch.testing.assert_close(seen[-1]["visual"][1], one)
+    scores = model.neck.udml.known
+    assert all(scores.inputs[m].ready and scores.scale[m].ready for m in AV)
+    again = build(cfg).eval()
+    again.load_state_dict(model.state_dict())
+    for name, value in model.fusion_output(**data).per_sample.items():
+        assert torch.equal(value, again.fusion_output(**data).per_sample[name]), name

@@ -125,3 +125,16 @@ def test_without_the_hook_the_first_step_names_the_line_to_add(frames):
     model = build(data_preprocessor=dict(cfg["data_preprocessor"], train_noise=dict(noise=NOISE)))
     with pytest.raises(ValueError, match=r"train_noise starts at 0.5 .*type='FusionScheduleHook'"):
         losses_of(model, batch(frames))
+
+
+@pytest.mark.parametrize("per_position", [False, True])
+def test_the_default_reads_the_texture_of_the_whole_or_of_each_cell(frames, per_position):
+    model = udml(preset="default", per_position=per_position)
+    total, logged = model.parse_losses(losses_of(model, batch(frames)))
+    total.backward()
+    assert total.isfinite() and [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert {f"fusion.novelty.{m}" for m in RGBD} <= set(logged)
+    data = model.data_preprocessor(batch(frames))
+    output = model.fusion_output(**data)
+    assert all(output.per_sample[f"fusion.weight.{m}"].shape == (len(data["data_samples"]),) for m in RGBD)
+    assert logits_of(model, batch(frames)).isfinite().all()

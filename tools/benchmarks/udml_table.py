@@ -29,8 +29,11 @@ ROWS = {
 CLEAN = "static, clean training"
 DEFAULT = "UDML default"
 ABLATIONS = {
-    "no estimator": {"quality": "equal", "novelty": None}, "no dependency": {"dependency": False}, "no embedding": {"embedding": False},
-    "no novelty": {"novelty": None}, "variance read alone": {"reads": ["variance"], "novelty": None}}
+    "no estimator": {"quality": "equal", "novelty": None},
+    "no dependency": {"dependency": False},
+    "no embedding": {"embedding": False},
+    "no novelty": {"novelty": None},
+    "variance read alone": {"reads": ["variance"], "novelty": None}}
 
 
 @dataclass(frozen=True)
