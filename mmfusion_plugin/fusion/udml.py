@@ -178,13 +178,15 @@ class UDML(nn.Module):
                 for m in self.modalities
             } if embedding else {})
         scaled = dict(unit=span, start=span / 2) if options["noise_unit"] == "span" else {}
-        self.estimate = nn.ModuleDict(
-            {
-                m: NoiseEstimator(
-                    widths[m] if "variance" in reads else [], hidden, options["detach"],
-                    statistics=NUM_STATISTICS if "input" in reads else 0, **scaled)
-                for m in self.modalities
-            } if quality == "estimated" else {})
+        # a seed gives what is built after this the same weights with an estimator as without: comparisons are paired
+        with torch.random.fork_rng(devices=[]):
+            self.estimate = nn.ModuleDict(
+                {
+                    m: NoiseEstimator(
+                        widths[m] if "variance" in reads else [], hidden, options["detach"],
+                        statistics=NUM_STATISTICS if "input" in reads else 0, **scaled)
+                    for m in self.modalities
+                } if quality == "estimated" else {})
         self.reads, self.linear = tuple(reads), bool(scaled) and quality == "estimated"
         self.weigh = None if quality is None else FusionWeights(
             self.modalities, options["law"], options["temperature"], span)

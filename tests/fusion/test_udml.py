@@ -231,3 +231,14 @@ def test_extreme_features_under_bfloat16_stay_finite(quality):
 def test_it_moves_between_types_like_any_module():
     neck = udml().double()  # by way of Module._apply, a name that is taken
     assert neck({m: x.double() for m, x in features(WIDTHS).items()}).fused.dtype == torch.float64
+
+
+def test_the_same_seed_builds_the_same_model_with_and_without_an_estimator():
+    torch.manual_seed(3)
+    with_one = UDML(AB, WIDTHS, Catch())
+    head = torch.nn.Linear(4, 2)
+    torch.manual_seed(3)
+    without = UDML(AB, WIDTHS, Catch(), quality=None)
+    torch.testing.assert_close(torch.nn.Linear(4, 2).weight, head.weight, atol=0, rtol=0)
+    shared = without.state_dict()
+    assert all(torch.equal(x, with_one.state_dict()[name]) for name, x in shared.items()) and with_one.estimate
