@@ -1,6 +1,6 @@
 """UDML, the default, two small encoders, digits seen and spoken.
 
-Weights (s alpha)^(-1/2): s from the noise estimator, or from novelty where that is larger; alpha the dependency.
+Weights (s alpha)^(-1/3): s from the noise estimator, or from novelty where that is larger; alpha the dependency.
 Run: python tools/train.py configs/recognition/udml-default_small_digit-clips.py
 Expect: not run yet.
 """
@@ -11,5 +11,5 @@ model = dict(
     neck=dict(
         preset='default',
         # the preset's options, spelt out: results belong to them
-        norm='batch', form='multiplicative', law='inverse', temperature=2.0, reads=['variance', 'input'],
+        norm='batch', form='multiplicative', law='inverse', temperature=3.0, reads=['variance', 'input'],
         novelty=['input']))

@@ -11,6 +11,6 @@ model = dict(
     neck=dict(
         preset='default',
         # the preset's options, spelt out: results belong to them
-        norm='batch', form='multiplicative', law='inverse', temperature=2.0, reads=['variance', 'input'],
+        norm='batch', form='multiplicative', law='inverse', temperature=3.0, reads=['variance', 'input'],
         novelty=['input'],
         inner=dict(type='SCFAE', norm='layer', residual=True, head_reads='post_and_input')))

@@ -1,6 +1,6 @@
 """UDML, the default, two ResNet-18 from scratch, CWFID.
 
-Weights (s alpha)^(-1/2): s from the noise estimator, or from novelty where that is larger; alpha the dependency.
+Weights (s alpha)^(-1/3): s from the noise estimator, or from novelty where that is larger; alpha the dependency.
 Run: python tools/train.py configs/segmentation/udml-default_r18-segformer_cwfid.py
 Cost: not measured yet.
 Expect: not run yet.
@@ -12,7 +12,7 @@ model = dict(
     neck=dict(
         preset='default',
         # the preset's options, spelt out: results belong to them
-        norm='batch', form='multiplicative', law='inverse', temperature=2.0, reads=['variance', 'input'],
+        norm='batch', form='multiplicative', law='inverse', temperature=3.0, reads=['variance', 'input'],
         novelty=['input']))
 # 130 steps of 4 crops with noise: too few for the estimator at the encoders' rate; it teaches nothing but itself
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'neck.udml.estimate': dict(lr_mult=30.0)}))

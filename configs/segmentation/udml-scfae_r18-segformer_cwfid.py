@@ -12,7 +12,7 @@ model = dict(
     neck=dict(
         preset='default',
         # the preset's options, spelt out: results belong to them
-        norm='batch', form='multiplicative', law='inverse', temperature=2.0, reads=['variance', 'input'],
+        norm='batch', form='multiplicative', law='inverse', temperature=3.0, reads=['variance', 'input'],
         novelty=['input'],
         inner=dict(type='SCFAE', width=0.28125, norm='layer')))
 # 130 steps of 4 crops with noise: too few for the estimator at the encoders' rate; it teaches nothing but itself

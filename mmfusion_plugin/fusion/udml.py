@@ -35,7 +35,7 @@ PRESETS: dict[str, dict] = {
         norm="batch", variance_norm="batch", law="inverse_square", form="residual", temperature=1.0, detach=True,
         noise_weight=0.1, noise_unit="level", reads=("variance",), novelty=None),
     "default": dict(
-        norm="batch", variance_norm=None, law="inverse", form="multiplicative", temperature=2.0, detach=True,
+        norm="batch", variance_norm=None, law="inverse", form="multiplicative", temperature=3.0, detach=True,
         noise_weight=0.1, noise_unit="span", reads=("variance", "input"), novelty=("input",)),
 }
 
