@@ -45,6 +45,7 @@ def measure(job: Job, weights: Path, task: Task, work_dir: str) -> dict[str, Any
     cfg = job.load_config()
     cfg.work_dir = work_dir
     cfg.randomness = dict(seed=job.seed)
+    cfg.log_level = "WARNING"
     cfg.experiment_name = f"estimates_{time.time_ns()}"
     if cfg.get("visualizer"):
         cfg.visualizer.name = cfg.experiment_name

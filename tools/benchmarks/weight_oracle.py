@@ -63,6 +63,7 @@ def measure(job: Job, weights: Path, task: Task, split: str) -> dict[str, dict[s
     cfg = job.load_config()
     cfg.work_dir = str(weights.parent)
     cfg.randomness = dict(seed=job.seed)
+    cfg.log_level = "WARNING"
     cfg.experiment_name = f"oracle_{time.time_ns()}"
     if cfg.get("visualizer"):
         cfg.visualizer.name = cfg.experiment_name
