@@ -1,15 +1,18 @@
 """One job of a table from its config to its record, with modalities withheld and noise added."""
 from __future__ import annotations
 
-import sys
+import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("mmaction")
+from mmengine.registry import MODELS
+
 from mmfusion_plugin.analysis import Job
 from mmfusion_plugin.analysis.table_runs import train_and_evaluate
+from mmfusion_plugin.models.injection import BatchNoise
 
 CONFIG = Path(__file__).parents[1] / "configs" / "recognition" / "concat_handwritten6.py"
 VIEWS = dict(pix=240, fou=76, fac=216, zer=47, kar=64, mor=6)
@@ -58,17 +61,14 @@ def test_an_evaluation_of_something_else_is_refused_before_training(paths, tmp_p
 
 
 @pytest.mark.parametrize("task", ["digit-clips", "cwfid"])
-def test_udmls_table_names_every_row_once_and_noise_that_the_model_takes(task):
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    from mmfusion_plugin.models.injection import BatchNoise
-
-    spec = spec_from_file_location("udml_table", CONFIG.parents[2] / "tools" / "benchmarks" / "udml_table.py")
-    tool = module_from_spec(spec)
-    sys.modules[spec.name] = tool  # dataclasses look their module up
-    spec.loader.exec_module(tool)
+def test_udmls_table_names_every_row_once_and_noise_that_the_model_takes(task, repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "tools" / "benchmarks"))
+    tool, estimates = importlib.import_module("udml_table"), importlib.import_module("noise_estimates")
     jobs = tool.jobs(tool.TASKS[task], "anywhere", [0, 1])
-    assert len({job.key() for job in jobs}) == len(jobs) == 16
+    parts = tool.ablations(tool.TASKS[task], "anywhere", [0, 1])
+    assert len(jobs) == 16 and len(parts) == 10
+    assert len({job.key() for job in jobs + parts}) == len({(job.row, job.seed) for job in jobs + parts}) == 26
+    assert set(estimates.ROWS) <= {job.row for job in jobs + parts}
     trained = jobs[0].load_config().model.data_preprocessor.train_noise.noise
     for name, asked in jobs[0].evaluations.items():
         if not isinstance(asked, dict):
@@ -78,3 +78,5 @@ def test_udmls_table_names_every_row_once_and_noise_that_the_model_takes(task):
             if noise["type"] == "gaussian":
                 assert noise["scale"] == trained[m].scale, f"{name}: a level means something else than in training"
     assert jobs[-1].load_config().model.data_preprocessor.train_noise is None
+    for job in parts:
+        assert MODELS.build(job.load_config().model.neck).modalities == tuple(trained), job.row

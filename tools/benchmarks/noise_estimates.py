@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -88,6 +89,8 @@ def render(records: Sequence[Mapping[str, Any]], task: Task) -> str:
 
 
 def _cell(values: Sequence[float]) -> str:
+    if any(math.isnan(value) for value in values):  # a rank correlation with a constant
+        return "-"
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.3f}{spread}"
 
