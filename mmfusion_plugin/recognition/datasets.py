@@ -13,8 +13,10 @@ from mmaction.registry import DATASETS, TRANSFORMS
 from mmaction.structures import ActionDataSample
 from mmcv.transforms import BaseTransform
 
+from mmfusion_plugin.engine.broken_samples import BrokenSamples
+
 from .clip_lists import SOUNDS, VIDEOS, class_key, load_class_list, read_lines
-from .media import MissingFile
+from .media import MediaError, MissingFile
 
 __all__ = [
     "AudioVisualDataset", "CremaDDataset", "FeatureDataset", "KineticsSoundDataset", "PackFeatures",
@@ -25,7 +27,7 @@ ABSENT = "-"  # stands for "no file" in an annotation line
 
 
 @DATASETS.register_module()
-class AudioVisualDataset(BaseActionDataset):
+class AudioVisualDataset(BrokenSamples, BaseActionDataset):
     """One annotation line per clip: ``path label``; the sound is in the same file, or in one of its own.
 
     A line is read from the right, so the first path may hold blanks. A label is the index of a class, or
@@ -46,14 +48,20 @@ class AudioVisualDataset(BaseActionDataset):
         audio_suffix: see ``data_prefix``.
         check_files: look for every file when the data set is built; otherwise a missing one is an error
             when it is read.
+        max_broken: share of the clips that training may replace because nothing of them can be read as
+            ``LoadClip.on_fault`` demands; 0: the first one is an error, as always in test mode.
+        broken_list: file that names them; needed with ``max_broken``.
         kwargs: as in BaseActionDataset. Classes come from ``metainfo=dict(classes=[...])``; ``num_classes``
             is enough for lists of indices.
 
     A sample: ``media`` {'visual': path or None, 'audio': path or None}, ``filename``, ``label`` (int),
         ``line`` (in the list).
     Raises: FileNotFoundError for the list and, with ``check_files``, for clips; ValueError for options that
-        make no sense, a list without clips, and a line that cannot be read or names a label that is no class.
+        make no sense, a list without clips, and a line that cannot be read or names a label that is no class;
+        TooManyBroken in training.
     """
+
+    broken_errors = (MediaError,)
 
     def __init__(
         self,
@@ -65,8 +73,11 @@ class AudioVisualDataset(BaseActionDataset):
         visual_suffix: str | None = None,
         audio_suffix: str = ".wav",
         check_files: bool = False,
+        max_broken: float = 0.0,
+        broken_list: str | None = None,
         **kwargs,
     ) -> None:
+        self.allow_broken(max_broken, broken_list, kwargs.get("test_mode", False))
         data_prefix = dict(data_prefix or {})
         unknown = sorted(set(data_prefix) - set(MODALITIES))
         if unknown:
