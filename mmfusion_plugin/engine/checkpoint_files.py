@@ -7,14 +7,16 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 __all__ = [
-    "CheckpointError", "candidates", "commit", "load_from_local", "newest_good", "point_to", "remove", "sidecar",
-    "verify",
+    "CheckpointError", "candidates", "commit", "load_from_http", "load_from_local", "newest_good", "point_to", "remove",
+    "sidecar", "verify",
 ]
 
 PARTIAL = ".partial"  # of a file that is being written
@@ -163,6 +165,18 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     return without_code(loaded, str(path))
 
 
+def load_from_http(filename: str, map_location: Any = None) -> Any:
+    """What mmengine loads downloads with: data alone, as :func:`load_from_local`; without a checksum to compare.
+
+    Raises: CheckpointError naming the address.
+    """
+    try:
+        loaded = checkpoint.load_from_http(filename, map_location=map_location)
+    except UnpicklingError as error:
+        raise CheckpointError(f"{filename} is refused: it is no plain weights file, or would run code") from error
+    return without_code(loaded, filename)
+
+
 def without_code(loaded: Any, where: str) -> Any:
     """``loaded`` without what mmengine's Runner would execute when it resumes."""
     meta = loaded.get("meta") if isinstance(loaded, Mapping) else None
@@ -220,3 +234,4 @@ def _flush(path: Path) -> None:
 
 
 CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
+CheckpointLoader.register_scheme(prefixes=("http://", "https://"), loader=load_from_http, force=True)
