@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import matplotlib.pyplot as plt  # noqa: F401  mmengine imports it with the first runner: once, before forks
@@ -302,3 +302,12 @@ def die_before(moment: int | str) -> None:
         return real(cfg)
 
     Runner.from_cfg = with_death
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    case: str
+    count: str
+    found: str
+    holds: bool
