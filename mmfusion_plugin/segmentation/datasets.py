@@ -106,7 +106,10 @@ class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
             raise FileNotFoundError(
                 f"{path}: no such list of frames; set dataset.data_root (now {self.data_root!r}) and ann_file"
             )
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no UTF-8 text: {error}; see dataset.ann_file") from error
         stems = [self._stem(line.split()[0]) for line in lines if line.strip()]
         if not stems:
             raise ValueError(f"{path} lists no frame")

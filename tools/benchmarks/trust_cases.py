@@ -201,8 +201,10 @@ def start(work: Callable[[], Any], log: Path, limits: Callable[[], None] = lambd
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush(), sys.stderr.flush()
+        finally:  # whatever happens: past this line it would go on as a second parent
+            os._exit(code)
 
 
 def _leave_out_reports() -> None:
