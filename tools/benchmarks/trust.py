@@ -37,7 +37,7 @@ class Counts:
     saves: int = 6
     flips: int = 20
     patience: int = 3
-    steps: int = 300
+    steps: int = 1000
     inputs: int = 50
 
 

@@ -26,7 +26,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch.optim import SGD
 from trust_cases import Row
-from trust_runs import _quiet_model, _samples, at_the_end
+from trust_runs import at_the_end, drawn_samples, quiet_model
 
 from mmfusion_plugin.engine import GuardedOptimWrapper, NonFiniteError
 from mmfusion_plugin.engine import checkpoint_files as files
@@ -36,7 +36,7 @@ from mmfusion_plugin.engine import checkpoint_files as files
 
 def _checkpoint(path: Path, value: float = 1.0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    model = _quiet_model("SCFAE")
+    model = quiet_model("SCFAE")
     torch.save(dict(state_dict=model.state_dict(), meta=dict(iter=1), w=torch.full((3,), value)), f"{path}.partial")
     files.commit(path)
     return path
@@ -89,12 +89,12 @@ def not_finite(patience: int) -> Iterator[Row]:
         for what in ("NaN loss", "visual nan", "visual inf", "visual 0", "audio nan", "audio inf", "audio 0"):
             model = _model(neck)
             optim = GuardedOptimWrapper(SGD(model.parameters(), lr=0.01, momentum=0.9), patience=patience)
-            good = pseudo_collate(_samples(4))
+            good = pseudo_collate(drawn_samples(4))
             model.train_step(good, optim)
             before = {name: p.detach().clone() for name, p in model.named_parameters()}
             with _one_bad(model, what) as batch:
                 logged = model.train_step(batch(), optim)
-            bad_loss = not torch.isfinite(torch.as_tensor(float(logged["loss"])))
+            bad_loss = not torch.isfinite(torch.as_tensor(float(logged["loss"].detach())))
             same = all(torch.equal(p, before[name]) for name, p in model.named_parameters())
             skipped[what] = optim.skipped
             if bad_loss and optim.skipped != 1 or optim.skipped and not same:
@@ -104,7 +104,7 @@ def not_finite(patience: int) -> Iterator[Row]:
                 wrong.append(f"{what}: skipped, though zeros are finite")
             after = model.train_step(good, optim)
             finite = all(x.isfinite().all() for x in model.state_dict().values() if x.is_floating_point())
-            if not finite or not np.isfinite(float(after["loss"])) or optim.in_a_row:
+            if not finite or not np.isfinite(float(after["loss"].detach())) or optim.in_a_row:
                 wrong.append(f"{what}: not finite afterwards")
         stopped = 0
         with _one_bad(model, "NaN loss") as batch:
@@ -125,7 +125,7 @@ def not_finite(patience: int) -> Iterator[Row]:
 def _one_bad(model: torch.nn.Module, what: str) -> Iterator[Callable[[], dict]]:
     """Batches with bad readings of one modality, or a head whose loss is NaN."""
     def batch() -> dict:
-        samples = _samples(4)
+        samples = drawn_samples(4)
         if what != "NaN loss":
             m, value = what.split()
             for sample in samples[:2]:
@@ -147,11 +147,11 @@ def _one_bad(model: torch.nn.Module, what: str) -> Iterator[Callable[[], dict]]:
 
 
 def precisions() -> Iterator[Row]:
-    batch = pseudo_collate(_samples(32))
+    batch = pseudo_collate(drawn_samples(32))
     for neck in cases.NECKS:
         found = {}
         for low in (False, True):
-            model = _quiet_model(neck).train()
+            model = quiet_model(neck).train()
             data = model.data_preprocessor(batch, True)
             with torch.autocast("cpu", torch.bfloat16, enabled=low):
                 loss, _ = model.parse_losses(model(**data, mode="loss"))
@@ -164,7 +164,7 @@ def precisions() -> Iterator[Row]:
     variance = dict(quality="variance", dependency=False, law="inverse_square", kl_weight=1.0)
     for neck, options in (("SCFAE", {}), ("UDML", {}), ("UDML", variance)):
         model = _model(neck, **options)
-        samples = _samples(32)
+        samples = drawn_samples(32)
         for sample in samples:
             for x in sample["inputs"].values():
                 x.mul_(1e3)
