@@ -349,8 +349,9 @@ def two_processes(folder: Path, necks: Sequence[str] = cases.NECKS) -> Iterator[
     holds = not isinstance(two, str) and all(one == other for other in two)
     shown = f"{len(one)} of {len(one)} equal" if holds else f"{one} and {two}"
     yield Row("metrics, one against two processes", f"{len(samples)} samples", shown, holds)
+    silent = drawn_samples(4, dict.fromkeys(range(4), "audio"))
     for name, parts in (("ragged last batch", [drawn_samples(4), drawn_samples(3)]),
-                        ("a rank lacks a modality", [drawn_samples(4), drawn_samples(4, dict.fromkeys(range(4), "audio"))])):
+                        ("a rank lacks a modality", [drawn_samples(4), silent])):
         for neck in necks:
             found = _on_two_ranks(folder / f"{name}-{neck}", lambda rank, neck=neck, parts=parts: _gradients(
                 neck, parts[rank], MMDistributedDataParallel))
