@@ -117,6 +117,31 @@ def test_bfloat16_on_the_cpu_trains_as_float32_does():
     assert losses == {GuardedOptimWrapper: torch.float32, GuardedAmpOptimWrapper: torch.bfloat16}
 
 
+def test_an_overflow_of_scaled_gradients_is_a_skipped_step_and_shrinks_the_scale():
+    """float16's scaler, which works on a CPU as well, around float32 arithmetic."""
+    model, wrapper = case(GuardedAmpOptimWrapper, clip_grad=dict(max_norm=1.0))
+    wrapper.loss_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    before = state(model, wrapper)
+    train_step(model, wrapper, batch(), factor=1e6)
+    assert all(torch.equal(p, before[0][name]) for name, p in model.named_parameters())
+    assert (wrapper.skipped, wrapper.loss_scaler.get_scale()) == (1, 2.0**119)
+    wrapper.loss_scaler.update(8.0)
+    train_step(model, wrapper, batch())
+    assert (wrapper.skipped, wrapper.in_a_row) == (1, 0)
+    assert not torch.equal(model[0].weight, before[0]["0.weight"])
+
+    again, fresh = case(GuardedAmpOptimWrapper)
+    fresh.loss_scaler = torch.amp.GradScaler("cpu")
+    fresh.load_state_dict(wrapper.state_dict())
+    assert (fresh.loss_scaler.get_scale(), fresh.skipped) == (8.0, 1)
+
+    plain, stock = case(OptimWrapper, clip_grad=dict(max_norm=1.0))
+    with wrapper.optim_context(plain):  # the same precision
+        loss = plain(batch()).float().square().mean()
+    stock.update_params(loss)
+    torch.testing.assert_close(model[0].weight, plain[0].weight)
+
+
 def test_options_that_make_no_sense_are_refused():
     for options, message in ((dict(patience=0), "patience must be"), ):
         with pytest.raises(ValueError, match=message):

@@ -190,6 +190,7 @@ def start(work: Callable[[], Any], log: Path, limits: Callable[[], None] = lambd
     code = 1
     try:
         os.setpgid(0, 0)
+        os.chdir(log.parent)  # mmengine leaves a folder where it collects results of several processes
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1), os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
