@@ -15,6 +15,7 @@ from mmengine.logging import MMLogger
 from trust_cases import Row
 
 CHECKS: dict[str, Callable[[Path], Iterable[Row]]] = {
+    "1-ranks": lambda folder: [trust_runs.two_ranks_resumed(folder)],
     "2-saves": lambda folder: trust_runs.killed_while_saving(folder, 4),
     "3-damaged": lambda folder: trust_inputs.damaged_checkpoints(folder, 20),
     "4-not-finite": lambda folder: trust_inputs.not_finite(3),

@@ -8,9 +8,11 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_rank, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
@@ -30,8 +32,8 @@ class SafeCheckpointHook(CheckpointHook):
     - A checkpoint is written beside its target, flushed, renamed, and gets a checksum (``NAME.sha256``). Only then
       ``last_checkpoint`` names it, and only then older ones are deleted, best ones too.
     - Resuming without a name takes the newest checkpoint that is whole, and says which ones it passed over.
-    - A checkpoint holds the random states of all ranks and the position within the epoch. A resumed run equals
-      the unbroken one bit for bit, where the device computes alike twice: weights, optimiser, EMA, buffers. A
+    - A checkpoint holds the random states and buffers of all ranks, and the position within the epoch. A resumed run
+      equals the unbroken one bit for bit, where the device computes alike twice: weights, optimiser, EMA, buffers. A
       validation that a kill cut short is made up for.
     - Each training sample draws its random numbers (python, numpy, torch) from seed, epoch and its number in the
       epoch. So results do not depend on ``num_workers``, and differ from those of runs without this hook.
@@ -118,7 +120,7 @@ class SafeCheckpointHook(CheckpointHook):
             return
         self.last_ckpt = runner.message_hub.runtime_info.get("last_ckpt")
         if not self._skipped:
-            self._restore()
+            self._restore(runner)
         if self._resumed["validation_due"] and runner.val_loop is not None:
             runner.logger.info("the run ended before the validation that follows this checkpoint: now")
             runner.val_loop.run()
@@ -131,7 +133,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._skipped, self._batches.skip = 0, skipped
         # the loop counts the batches of an epoch from 0, hooks go by that number
         loop.run_iter = lambda idx, data_batch: type(loop).run_iter(loop, idx + skipped, data_batch)
-        self._restore()
+        self._restore(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         runner.train_loop.__dict__.pop("run_iter", None)
@@ -177,9 +179,15 @@ class SafeCheckpointHook(CheckpointHook):
                 "checkpoint at the end of an epoch"
             )
 
-    def _restore(self) -> None:
-        if len(self._resumed["random"]) == get_world_size():
-            restore_random_states(self._resumed["random"][get_rank()])
+    @torch.no_grad()
+    def _restore(self, runner: Runner) -> None:
+        if len(self._resumed["random"]) != get_world_size():
+            return  # said when it was loaded
+        restore_random_states(self._resumed["random"][get_rank()])
+        if self._resumed["buffers"] is not None:
+            own = dict(_bare(runner.model).named_buffers())
+            for name, stored in self._resumed["buffers"][get_rank()].items():
+                own[name].copy_(stored)
 
     # --- writing
 
@@ -271,8 +279,11 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _resume_state(self, runner: Runner) -> dict:
         own = self._before_validation or random_states()
+        # BatchNorm's statistics are each rank's own; mmengine saves rank 0's
+        buffers = {name: x.detach().cpu().clone() for name, x in _bare(runner.model).named_buffers()}
         return dict(
-            random=all_gather_object(own), validation_due=self._validation_due,
+            random=all_gather_object(own), buffers=all_gather_object(buffers) if get_world_size() > 1 else None,
+            validation_due=self._validation_due,
             batches_per_epoch=len(runner.train_loop.dataloader),
             sampler_seed=getattr(self._batches.sampler, "seed", None))
 
@@ -304,3 +315,8 @@ class SafeCheckpointHook(CheckpointHook):
         for path in Path(self.out_dir).glob(f"*{ending}{files.SIDECAR}"):
             if not path.with_suffix("").exists():
                 path.unlink(missing_ok=True)
+
+
+def _bare(model: torch.nn.Module) -> torch.nn.Module:
+    """The model within DistributedDataParallel."""
+    return model.module if is_model_wrapper(model) else model

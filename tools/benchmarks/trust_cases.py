@@ -190,7 +190,7 @@ def start(work: Callable[[], Any], log: Path, limits: Callable[[], None] = lambd
     code = 1
     try:
         os.setpgid(0, 0)
-        os.chdir(log.parent)  # mmengine leaves a folder where it collects results of several processes
+        os.chdir(log.parent.parent)  # where mmengine collects results of several processes, and leaves a folder
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1), os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
@@ -300,7 +300,7 @@ def die_before(moment: int | str) -> None:
 
     real = Runner.from_cfg
 
-    def with_death(cfg):
+    def with_death(cfg: Config) -> Runner:
         cfg.custom_hooks = [*cfg.custom_hooks, dict(type="Death")]
         return real(cfg)
 

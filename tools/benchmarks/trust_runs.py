@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from trust_cases import Row
 
 from mmfusion_plugin.engine import checkpoint_files as files
+from mmfusion_plugin.engine.launch import build_runner
 
 PATIENCE = 60  # s that a short training may take before it counts as hanging
 
@@ -66,6 +67,7 @@ def resumed_equals_unbroken(folder: Path, kills: int) -> Iterator[Row]:
         at = ", ".join(f"{step}: {number}" for step, number in sorted(resumed_at.items()))
         yield Row(name, f"{done} kills, {runs} runs",
                   f"differences: {different[:3] or 'none'}; resumed after step {at}", not different)
+    yield two_ranks_resumed(folder / "ranks")
 
 
 def _killed_until_through(work_dir: Path, build: Callable, rng: random.Random, most: int, seconds: float,
@@ -82,6 +84,40 @@ def _killed_until_through(work_dir: Path, build: Callable, rng: random.Random, m
         kills, resume = kills + 1, True
         pointer = work_dir / files.POINTER
         resumed_at[int(Path(pointer.read_text()).stem.split("_")[1]) if pointer.is_file() else 0] += 1
+
+
+def two_ranks_resumed(folder: Path) -> Row:
+    """Two gloo processes, killed before a step within an epoch and resumed; each has its own random state."""
+    def both(work_dir: Path, resume: bool, die_at: int | None) -> list[int]:
+        store = folder / f"store-{work_dir.name}-{resume}"
+
+        def work(rank: int) -> None:
+            os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+            torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2,
+                                                 timeout=timedelta(seconds=30))
+            seed = Runner.set_randomness
+            # mmengine seeds all ranks alike: from here on their generators differ
+            Runner.set_randomness = lambda self, *args, **kwargs: (seed(self, *args, **kwargs), torch.rand(rank))
+            if die_at is not None:
+                cases.die_before(die_at)
+            cfg = cases.training("recognition", work_dir, folder, launcher="pytorch", steps=16)  # two to an epoch
+            cfg.resume = resume
+            build_runner(cfg).train()
+
+        children = [cases.start(partial(work, rank), work_dir / f"rank{rank}" / "out.txt") for rank in range(2)]
+        return [cases.finish(child, PATIENCE) for child in children]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    codes = both(folder / "whole", False, None), both(folder / "killed", False, 4), both(folder / "killed", True, None)
+    name = "recognition, epochs, 2 processes"
+    if codes != ([0, 0], [-9, -9], [0, 0]):
+        return Row(name, "1 kill", f"exit codes {codes}", False)
+    whole = cases.final(folder / "whole")
+    one, other = whole["resume_state"]["random"]
+    different = list(cases.differences(whole, cases.final(folder / "killed")))
+    drawn = "own random states" if list(cases.differences(one, other)) else "one random state"
+    return Row(name, "1 kill", f"differences: {different[:3] or 'none'}; {drawn}",
+               not different and drawn.startswith("own"))
 
 
 # --- 2
