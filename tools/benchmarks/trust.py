@@ -1,7 +1,7 @@
 """Does a training survive what happens to trainings? Ten checks, one table; exit code 1 if one does not hold.
 
-    python tools/benchmarks/trust.py                 # all, reduced counts: about 5 minutes on one core
-    python tools/benchmarks/trust.py 1 3 --full      # two of them, with the counts below: hours for all
+    python tools/benchmarks/trust.py                 # all, with reduced counts
+    python tools/benchmarks/trust.py 1 3 --full      # two of them, with the full counts (see --help)
     python tools/benchmarks/trust.py 9 --inputs 500  # one count changed
 
  1 killed and resumed = unbroken, bit for bit      6 same seed, workers, one process against two
