@@ -253,6 +253,29 @@ def _allow_stored_types() -> None:
     add_safe_globals(_stored_types())
 
 
+# --- load_url ------------------------------------------------------------------------------------
+
+
+def _urls_run_pickles() -> bool:
+    if not (installed("mmengine") and installed("torch")):
+        return False
+    import inspect
+
+    from torch.hub import load_state_dict_from_url
+
+    return inspect.signature(load_state_dict_from_url).parameters["weights_only"].default is False
+
+
+def _load_urls_as_weights() -> None:
+    """torch.load became strict with 2.6, the function that mmengine downloads with did not."""
+    from functools import partial
+
+    from mmengine.runner import checkpoint
+
+    if not isinstance(checkpoint.load_url, partial):
+        checkpoint.load_url = partial(checkpoint.load_url, weights_only=True)
+
+
 # --- all of them ---------------------------------------------------------------------------------
 
 CURES: tuple[Cure, ...] = (
@@ -274,6 +297,12 @@ CURES: tuple[Cure, ...] = (
         "Unsupported global (HistoryBuffer, numpy)",
         "allow-lists the types that mmengine stores; weights_only stays True",
         _torch_load_is_strict, _allow_stored_types),
+    Cure(
+        "url-load",
+        "torch.hub loads downloads with weights_only=False: load_from or init_cfg.checkpoint='https://...' and "
+        "'torchvision://...' run any code that the file holds",
+        "mmengine's downloads are loaded with weights_only=True",
+        _urls_run_pickles, _load_urls_as_weights),
 )
 
 

@@ -4,7 +4,7 @@ Run: python tools/train.py configs/recognition/scfae_r18_kinetics-sound.py
 Expect: not measured here (no copy of the data at hand); published figures are in README.md.
 """
 _base_ = [
-    '../_base_/recognition_runtime.py', '../_base_/data/kinetics_sound.py', '../_base_/models/av_r18.py',
+    '../_base_/recognition_runtime_resumable.py', '../_base_/data/kinetics_sound.py', '../_base_/models/av_r18.py',
     '../_base_/schedules/sgd_100e.py']
 model = dict(
     neck=dict(

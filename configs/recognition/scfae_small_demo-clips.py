@@ -4,7 +4,7 @@ Run: python tools/train.py configs/recognition/scfae_small_demo-clips.py
 Expect: 100 % with both, about 50 % with one, the most that one can tell (one run, less than a minute).
 """
 _base_ = [
-    '../_base_/recognition_runtime.py', '../_base_/data/demo_clips.py', '../_base_/models/av_small.py',
+    '../_base_/recognition_runtime_resumable.py', '../_base_/data/demo_clips.py', '../_base_/models/av_small.py',
     '../_base_/schedules/demo_clips.py']
 model = dict(
     data_preprocessor=dict(mean=dict(visual=81.0, audio=-0.6), std=dict(visual=51.0, audio=0.95)),

@@ -5,7 +5,7 @@ Run: python tools/train.py configs/recognition/udml-default_r18_crema-d.py
 Expect: not run yet (no copy of the data at hand).
 """
 _base_ = [
-    '../_base_/recognition_runtime.py', '../_base_/data/crema_d.py', '../_base_/models/udml_av_r18.py',
+    '../_base_/recognition_runtime_resumable.py', '../_base_/data/crema_d.py', '../_base_/models/udml_av_r18.py',
     '../_base_/schedules/sgd_100e.py']
 model = dict(
     # released beta: 1e-5, of a KL summed over channels, positions and modalities. The neck reads two vectors of 512:

@@ -5,7 +5,7 @@ Run: python tools/train.py configs/recognition/udml-default_r18_kinetics-sound.p
 Expect: not run yet (no copy of the data at hand).
 """
 _base_ = [
-    '../_base_/recognition_runtime.py', '../_base_/data/kinetics_sound.py', '../_base_/models/udml_av_r18.py',
+    '../_base_/recognition_runtime_resumable.py', '../_base_/data/kinetics_sound.py', '../_base_/models/udml_av_r18.py',
     '../_base_/schedules/sgd_100e.py']
 model = dict(
     # released beta: 0, no KL

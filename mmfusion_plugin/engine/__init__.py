@@ -1,4 +1,10 @@
-"""Hooks, schedules, checkpoints and the way from a command line to a Runner. Needs mmengine."""
+"""Hooks, schedules, checkpoints, optimiser wrappers and the way from a command line to a Runner. Needs mmengine."""
+from .checkpoint import SafeCheckpointHook
+from .checkpoint_files import CheckpointError
+from .guarded_optim import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteError
 from .schedule import FusionScheduleHook
 
-__all__ = ["FusionScheduleHook"]
+__all__ = [
+    "CheckpointError", "FusionScheduleHook", "GuardedAmpOptimWrapper", "GuardedOptimWrapper", "NonFiniteError",
+    "SafeCheckpointHook",
+]

@@ -17,6 +17,8 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
+from .checkpoint_files import CheckpointError
+
 __all__ = [
     "UsageError", "add_common_arguments", "build_runner", "draw_predictions", "dump_predictions", "existing",
     "load_config", "run_tool", "save_label_maps", "use_amp", "use_tta", "withhold",
@@ -28,10 +30,10 @@ class UsageError(ValueError):
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool's ``main``. A :class:`UsageError` becomes one line on stderr and exit code 2."""
+    """Run a tool's ``main``. A :class:`UsageError` or a bad checkpoint becomes one line on stderr and exit code 2."""
     try:
         main()
-    except UsageError as error:
+    except (UsageError, CheckpointError) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -78,15 +80,21 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def use_amp(cfg: Config) -> None:
-    """Train with automatic mixed precision.
+    """Train with automatic mixed precision: float16 on a GPU; with ``GuardedOptimWrapper`` bfloat16 on a CPU too.
 
-    Raises: UsageError without an accelerator, or for another optimiser wrapper.
+    Raises: UsageError for another optimiser wrapper, or for mmengine's own without an accelerator.
     """
-    if get_device() == "cpu":
-        raise UsageError("--amp needs a GPU: mmengine's AmpOptimWrapper refuses the CPU; train without it")
     wrapper = cfg.optim_wrapper.get("type", "OptimWrapper")
+    if wrapper in ("GuardedOptimWrapper", "GuardedAmpOptimWrapper"):
+        cfg.optim_wrapper.type = "GuardedAmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("dtype", "bfloat16" if get_device() == "cpu" else "float16")
+        return
     if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
-        raise UsageError(f"--amp works with optim_wrapper.type 'OptimWrapper', the config has {wrapper!r}")
+        raise UsageError(f"--amp works with optim_wrapper.type 'OptimWrapper' or 'GuardedOptimWrapper', the config "
+                         f"has {wrapper!r}")
+    if get_device() == "cpu":
+        raise UsageError("--amp needs a GPU: mmengine's AmpOptimWrapper refuses the CPU; train without it, or set "
+                         "optim_wrapper.type='GuardedOptimWrapper' for bfloat16 on the CPU")
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
 

@@ -1,7 +1,11 @@
 """Data sets of clips with picture and sound, and of ready-made features by modality."""
 from __future__ import annotations
 
+import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -13,19 +17,22 @@ from mmaction.registry import DATASETS, TRANSFORMS
 from mmaction.structures import ActionDataSample
 from mmcv.transforms import BaseTransform
 
+from mmfusion_plugin.engine.broken_samples import BrokenSamples
+
 from .clip_lists import SOUNDS, VIDEOS, class_key, load_class_list, read_lines
-from .media import MissingFile
+from .media import MediaError, MissingFile
 
 __all__ = [
     "AudioVisualDataset", "CremaDDataset", "FeatureDataset", "KineticsSoundDataset", "PackFeatures",
 ]
 
 MODALITIES = ("visual", "audio")
+GIB = 1 << 30
 ABSENT = "-"  # stands for "no file" in an annotation line
 
 
 @DATASETS.register_module()
-class AudioVisualDataset(BaseActionDataset):
+class AudioVisualDataset(BrokenSamples, BaseActionDataset):
     """One annotation line per clip: ``path label``; the sound is in the same file, or in one of its own.
 
     A line is read from the right, so the first path may hold blanks. A label is the index of a class, or
@@ -46,14 +53,20 @@ class AudioVisualDataset(BaseActionDataset):
         audio_suffix: see ``data_prefix``.
         check_files: look for every file when the data set is built; otherwise a missing one is an error
             when it is read.
+        max_broken: share of the clips that training may replace because nothing of them can be read as
+            ``LoadClip.on_fault`` demands; 0: the first one is an error, as always in test mode.
+        broken_list: file that names them; needed with ``max_broken``.
         kwargs: as in BaseActionDataset. Classes come from ``metainfo=dict(classes=[...])``; ``num_classes``
             is enough for lists of indices.
 
     A sample: ``media`` {'visual': path or None, 'audio': path or None}, ``filename``, ``label`` (int),
         ``line`` (in the list).
     Raises: FileNotFoundError for the list and, with ``check_files``, for clips; ValueError for options that
-        make no sense, a list without clips, and a line that cannot be read or names a label that is no class.
+        make no sense, a list without clips, and a line that cannot be read or names a label that is no class;
+        TooManyBroken in training.
     """
+
+    broken_errors = (MediaError,)
 
     def __init__(
         self,
@@ -65,8 +78,11 @@ class AudioVisualDataset(BaseActionDataset):
         visual_suffix: str | None = None,
         audio_suffix: str = ".wav",
         check_files: bool = False,
+        max_broken: float = 0.0,
+        broken_list: str | None = None,
         **kwargs,
     ) -> None:
+        self.allow_broken(max_broken, broken_list, kwargs.get("test_mode", False))
         data_prefix = dict(data_prefix or {})
         unknown = sorted(set(data_prefix) - set(MODALITIES))
         if unknown:
@@ -208,7 +224,8 @@ class CremaDDataset(AudioVisualDataset):
 class FeatureDataset(BaseActionDataset):
     """Ready-made features: one array per modality in a ``.npz`` or ``.mat`` file, one row per sample.
 
-    Neither kind of file can run code here: arrays of Python objects (pickles, MATLAB cells) are refused.
+    Neither kind of file can run code here: arrays of Python objects (pickles, MATLAB cells) are refused, and so is
+    a small file that unpacks to more than fits the memory.
 
     Args:
         ann_file: the file, under ``data_root``.
@@ -220,6 +237,7 @@ class FeatureDataset(BaseActionDataset):
         standardize: None; ``dict(mean={m: values}, std={m: values})``; or ``dict(file=..., split=...)``: mean
             and standard deviation of each column over these rows (a column without any spread is divided by
             1). Name the training part there in the configs of all parts: no statistics of test data.
+        max_gib: GiB that the arrays may have unpacked.
         nonfinite: ``error``, or ``missing``: a row of a modality that holds NaN or infinity is a missing one.
         kwargs: as in BaseActionDataset; ``metainfo=dict(classes=[...])`` or ``num_classes`` is needed.
 
@@ -240,6 +258,7 @@ class FeatureDataset(BaseActionDataset):
         label_offset: int = 0,
         standardize: Mapping | None = None,
         nonfinite: str = "error",
+        max_gib: float = 16.0,
         **kwargs,
     ) -> None:
         if not isinstance(arrays, Mapping) or not arrays:
@@ -261,6 +280,7 @@ class FeatureDataset(BaseActionDataset):
         self.label_offset = label_offset
         self.standardize = standardize
         self.nonfinite = nonfinite
+        self.max_gib = max_gib
         self._rows: dict[str, np.ndarray] = {}
         self._there: dict[str, np.ndarray] = {}
         super().__init__(ann_file, list(pipeline), **kwargs)
@@ -313,7 +333,7 @@ class FeatureDataset(BaseActionDataset):
     def _load(self, path: Path, split: str | None, others: Mapping[str, str]) -> tuple[dict, dict, dict]:
         """Rows (N, ...) float64 and their availability (N,) by modality; the other arrays by key."""
         keys = {m: self._key(key, split) for m, key in self.arrays.items()}
-        found = _read_arrays(path, [*keys.values(), *others])
+        found = _read_arrays(path, [*keys.values(), *others], self.max_gib)
         rows, there = {}, {}
         for m, key in keys.items():
             if found[key].ndim not in (2, 3):
@@ -445,12 +465,12 @@ def _label(text: str, classes: Sequence[str] | int, where: str) -> int:
     return keys.index(class_key(text))
 
 
-def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path, keys: Sequence[str], max_gib: float) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of features; set dataset.data_root and ann_file")
     if path.suffix not in READERS:
         raise ValueError(f"{path}: expected a file that ends in one of {sorted(READERS)}; see dataset.ann_file")
-    arrays = READERS[path.suffix](path, sorted(set(keys)))
+    arrays = READERS[path.suffix](path, sorted(set(keys)), max_gib)
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or array.ndim == 0:
             raise ValueError(
@@ -460,40 +480,53 @@ def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read_npz(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+def _read_npz(path: Path, keys: Sequence[str], max_gib: float) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array without a name")
             _demand(path, keys, file.files)
+            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in file.zip.infolist()}
+            _limit(path, sum(sizes.get(key, 0) for key in keys), max_gib)
             return {key: file[key] for key in keys}
-    except _Absent:
+    except _Refused:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    # what zipfile, zlib and numpy's parser of headers raise for damaged bytes
+    except (ValueError, OSError, EOFError, KeyError, SyntaxError, TypeError, NotImplementedError, RuntimeError,
+            OverflowError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError) as error:
         raise ValueError(f"{path} is no readable .npz file of plain arrays (pickles are refused): {error}") from error
 
 
-def _read_mat(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+def _read_mat(path: Path, keys: Sequence[str], max_gib: float) -> dict[str, np.ndarray]:
     from scipy.io import loadmat, whosmat
     from scipy.io.matlab import MatReadError
 
     try:
-        _demand(path, keys, [name for name, *_ in whosmat(path)])
+        there = {name: shape for name, shape, _ in whosmat(path)}
+        _demand(path, keys, list(there))
+        _limit(path, sum(8 * math.prod(there[key]) for key in keys), max_gib)
         return {key: array for key, array in loadmat(path, variable_names=list(keys)).items() if key in keys}
-    except _Absent:
+    except _Refused:
         raise
-    except (MatReadError, ValueError, NotImplementedError, OSError, TypeError) as error:
+    # what scipy and zlib raise for damaged bytes
+    except (MatReadError, ValueError, NotImplementedError, OSError, EOFError, TypeError, KeyError, IndexError,
+            OverflowError, AttributeError, zlib.error, struct.error) as error:
         raise ValueError(f"{path} is no readable .mat file (v7.3 has to be saved with -v7): {error}") from error
 
 
-class _Absent(ValueError):
+class _Refused(ValueError):
     pass
+
+
+def _limit(path: Path, size: int, max_gib: float) -> None:
+    if size > max_gib * GIB:
+        raise _Refused(f"{path}: its arrays unpack to {size / GIB:.3g} GiB, dataset.max_gib allows {max_gib:g}")
 
 
 def _demand(path: Path, keys: Sequence[str], there: Sequence[str]) -> None:
     absent = [key for key in keys if key not in there]
     if absent:
-        raise _Absent(f"{path} holds no {absent}; it holds {sorted(there)[:30]}; see dataset.arrays, label and split")
+        raise _Refused(f"{path} holds no {absent}; it holds {sorted(there)[:30]}; see dataset.arrays, label and split")
 
 
 READERS = {".npz": _read_npz, ".mat": _read_mat}

@@ -213,11 +213,14 @@ def _read_csv(path: Path) -> Iterable[tuple[int, dict]]:
         raise FileNotFoundError(f"no such file: {path}")
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        lacking = sorted(set(COLUMNS) - set(reader.fieldnames or ()))
-        if lacking:
-            raise ConversionError(f"{path} has no column {lacking}; its first line is {reader.fieldnames}")
-        for row in reader:
-            yield reader.line_num, row
+        try:
+            lacking = sorted(set(COLUMNS) - set(reader.fieldnames or ()))
+            if lacking:
+                raise ConversionError(f"{path} has no column {lacking}; its first line is {reader.fieldnames}")
+            for row in reader:
+                yield reader.line_num, row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ConversionError(f"{path}, after line {reader.line_num}: no csv file in UTF-8: {error}") from error
 
 
 def _without_doubles(entries: Sequence[Clip], classes: Sequence[str], report: Report) -> list[Clip]:

@@ -10,7 +10,10 @@ from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from mmfusion_plugin.engine.broken_samples import BrokenSamples
+
 from . import demo_rooms
+from .sensors import DepthFormatError, SensorReadError
 
 __all__ = ["CWFIDDataset", "DemoRoomsDataset", "MultimodalSegDataset", "NYUDepthV2Dataset"]
 
@@ -26,7 +29,7 @@ INSTEAD = dict(
 
 
 @DATASETS.register_module()
-class MultimodalSegDataset(BaseSegDataset):
+class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
     """One file per sensor and frame, named alike in one folder per sensor.
 
     Args:
@@ -39,12 +42,17 @@ class MultimodalSegDataset(BaseSegDataset):
         label_offset: 1 if labels are stored 1..K with 0 unlabelled, 0 if 0..K-1 with 255 ignored.
         allow_missing: modalities whose file may be absent: the sample is then marked as lacking them.
         check_files: look for every file when the data set is built.
+        max_broken: share of the frames that training may replace because a sensor's or the label's file cannot
+            be read; 0: the first one is an error, as always in test mode.
+        broken_list: file that names them; needed with ``max_broken``.
         kwargs: as in BaseSegDataset.
 
     Raises: FileNotFoundError for the list or for frames' files; ValueError for an empty list, doubled
         frames, unknown names, options of BaseSegDataset without a meaning here, no classes, or a frame
-        without any sensor.
+        without any sensor; TooManyBroken in training.
     """
+
+    broken_errors = (SensorReadError, DepthFormatError)
 
     def __init__(
         self,
@@ -55,8 +63,11 @@ class MultimodalSegDataset(BaseSegDataset):
         label_offset: int = 0,
         allow_missing: Sequence[str] = (),
         check_files: bool = True,
+        max_broken: float = 0.0,
+        broken_list: str | None = None,
         **kwargs,
     ) -> None:
+        self.allow_broken(max_broken, broken_list, kwargs.get("test_mode", False))
         for key, (harmless, instead) in INSTEAD.items():
             if key in kwargs and kwargs[key] != harmless:
                 raise ValueError(f"dataset.{key}={kwargs[key]!r} has no effect here; use {instead}")
@@ -95,7 +106,10 @@ class MultimodalSegDataset(BaseSegDataset):
             raise FileNotFoundError(
                 f"{path}: no such list of frames; set dataset.data_root (now {self.data_root!r}) and ann_file"
             )
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no UTF-8 text: {error}; see dataset.ann_file") from error
         stems = [self._stem(line.split()[0]) for line in lines if line.strip()]
         if not stems:
             raise ValueError(f"{path} lists no frame")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -202,7 +203,9 @@ def _load_mat(path: Path, key: str) -> np.ndarray:
         return loadmat(path, variable_names=[key])[key]
     except KeyError:
         raise ConversionError(f"{path} holds no {key}") from None
-    except (MatReadError, ValueError, NotImplementedError, OSError) as error:
+    # what scipy and zlib raise for damaged bytes
+    except (MatReadError, ValueError, NotImplementedError, OSError, EOFError, TypeError, IndexError, OverflowError,
+            AttributeError, zlib.error, struct.error) as error:
         raise ConversionError(f"{path} is no readable .mat file: {error}") from error
 
 

@@ -1,0 +1,47 @@
+"""The checks of tools/benchmarks/trust.py with the least counts; those that take minutes are its own to run."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmaction")
+pytest.importorskip("mmseg")
+pytest.importorskip("hypothesis")
+import trust_inputs
+import trust_runs
+from mmengine.logging import MMLogger
+from trust_cases import Row
+
+CHECKS: dict[str, Callable[[Path], Iterable[Row]]] = {
+    "1-ranks": lambda folder: [trust_runs.two_ranks_resumed(folder)],
+    "2-saves": lambda folder: trust_runs.killed_while_saving(folder, 4),
+    "3-damaged": lambda folder: trust_inputs.damaged_checkpoints(folder, 20),
+    "4-not-finite": lambda folder: trust_inputs.not_finite(3),
+    "5-worker": lambda folder: [trust_runs.killed_worker(folder)],
+    "6-processes": lambda folder: trust_runs.two_processes(folder, ["SCFAE", "UDML"]),
+    "7-precision": lambda folder: trust_inputs.precisions(),
+    "8-hostile": trust_inputs.hostile_files,
+    "9-fuzz": lambda folder: trust_inputs.fuzzed_files(folder, 20),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet():
+    """mmengine tells about each weight of each model."""
+    MMLogger.get_instance("trust", log_level="ERROR")
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_check_holds(check, tmp_path):
+    rows = list(check(tmp_path / "check"))
+    assert rows and [row for row in rows if not row.holds] == []
+
+
+def test_a_check_that_does_not_hold_is_seen(tmp_path, monkeypatch):
+    """The control: the same check with a loader that runs pickles."""
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    monkeypatch.setitem(CheckpointLoader._schemes, "", lambda path, map_location=None: {"meta": {}})
+    assert not next(iter(trust_inputs.hostile_files(tmp_path / "check"))).holds
