@@ -85,7 +85,7 @@ def progress() -> Callable[[int, int], None]:
 
     def report(done: int, total: int) -> None:
         if not bar:
-            bar.append(ProgressBar(total))
+            bar.append(ProgressBar(total, file=sys.stdout))
             bar[0].completed = done
         elif done > bar[0].completed:
             bar[0].update(done - bar[0].completed)

@@ -1,7 +1,11 @@
 """Small data sets of both tasks for evaluations: (model, dataloader config, evaluator config)."""
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
+from running import run_tool
 from torch.utils.data import Dataset
 
 ACCURACY = dict(type="AccMetric", metric_list=("top_k_accuracy",), metric_options=dict(top_k_accuracy=dict(topk=(1,))))
@@ -51,3 +55,28 @@ def segmentation(frames, model=None, batch_size: int = 1):
 
 def state(model: torch.nn.Module) -> dict:
     return {name: x.clone() for name, x in model.state_dict().items()}
+
+
+def trained_features(folder: Path, monkeypatch, steps: int = 2, **options) -> tuple[Path, Path]:
+    """(config, checkpoint) of three ready-made modalities a, b, c, trained by tools/train.py in ``folder``/run."""
+    from recognition.model import feature_cfg
+
+    widths, labels, rng = dict(a=3, b=4, c=5), np.arange(12) % 3, np.random.default_rng(0)
+    views = {m: (rng.normal(size=(12, C)) + 3 * labels[:, None]).astype(np.float32) for m, C in widths.items()}
+    np.savez(folder / "data.npz", label=labels, **views)
+    dataset = dict(type="FeatureDataset", data_root=str(folder), ann_file="data.npz", arrays={m: m for m in widths},
+                   label="label", num_classes=3, pipeline=[dict(type="PackFeatures", modalities=list(widths))])
+    batches = dict(batch_size=4, num_workers=0, dataset=dataset, sampler=dict(type="DefaultSampler", shuffle=False))
+    model = feature_cfg(widths)
+    model["cls_head"]["num_classes"] = 3
+    names = dict(
+        default_scope="mmaction", custom_imports=dict(imports=["mmfusion_plugin"]), model=model,
+        train_dataloader=batches, test_dataloader=batches, test_evaluator=ACCURACY, test_cfg=dict(type="TestLoop"),
+        train_cfg=dict(type="IterBasedTrainLoop", max_iters=steps), randomness=dict(seed=7),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.01)),
+        default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=steps, by_epoch=False),
+                           logger=dict(type="LoggerHook", interval=1))) | options
+    config = folder / "config.py"
+    config.write_text("".join(f"{name} = {value!r}\n" for name, value in names.items()))
+    run_tool(monkeypatch, "train", config, "--work-dir", folder / "run")
+    return config, folder / "run" / f"iter_{steps}.pth"
