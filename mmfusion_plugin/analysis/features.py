@@ -17,7 +17,9 @@ from mmfusion_plugin.fusion.contract import channel_axis
 from .calibration import IGNORE
 from .conditions import in_order
 
-__all__ = ["Sample", "neck_inputs", "pick_positions", "pooled", "stacked_levels", "without_augmentation"]
+__all__ = [
+    "Sample", "caught", "label_of", "neck_inputs", "pick_positions", "pooled", "stacked_levels", "without_augmentation",
+]
 
 
 @dataclass
@@ -47,7 +49,7 @@ def neck_inputs(
     for batch in in_order(loader, dataset):
         data = model.data_preprocessor(copy.deepcopy(batch), False)
         samples = data["data_samples"]
-        with _caught(model.neck) as calls, torch.no_grad():
+        with caught(model.neck) as calls, torch.no_grad():
             model.fusion_output(data["inputs"], samples)
         feats = calls[-1][0]
         for b, sample in enumerate(samples):
@@ -58,14 +60,14 @@ def neck_inputs(
                 if available.get(m, True):
                     views = len(maps[0]) // len(samples)
                     levels[m] = tuple(level[b * views : (b + 1) * views] for level in maps)
-            yield Sample(done + b, _label(sample), levels)
+            yield Sample(done + b, label_of(sample), levels)
         done += len(samples)
         if report is not None:
             report(done, len(dataset))
 
 
 @contextmanager
-def _caught(module: nn.Module) -> Iterator[list[tuple]]:
+def caught(module: nn.Module) -> Iterator[list[tuple]]:
     """Positional arguments of every call."""
     calls: list[tuple] = []
     handle = module.register_forward_pre_hook(lambda _, args: calls.append(args))
@@ -75,7 +77,7 @@ def _caught(module: nn.Module) -> Iterator[list[tuple]]:
         handle.remove()
 
 
-def _label(sample: Any) -> Tensor:
+def label_of(sample: Any) -> Tensor:
     if "gt_sem_seg" in sample:
         if any(sample.metainfo.get("padding_size", ())) or any(sample.metainfo.get("img_padding_size", ())):
             raise ValueError(
