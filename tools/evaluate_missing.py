@@ -37,6 +37,7 @@ def main() -> None:
             model, cfg.test_dataloader, cfg.test_evaluator, asked, partial=out / "missing.partial", key=key,
             report=launch.progress())
         record = dict(evidence.provenance(args.config, args.checkpoint, cfg, key), fill=missing.fill_of(model),
+                      classes=conditions.class_names(cfg.test_dataloader),
                       **missing.summarise_subsets(outcomes, asked, names, args.metric))
     elif args.metric:
         record["metric"] = evidence.choose_metric(list(record["mean"]), args.metric)

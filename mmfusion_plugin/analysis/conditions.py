@@ -28,7 +28,7 @@ from mmfusion_plugin.fusion import SCFAE
 
 from .calibration import Counts, labels_and_probabilities
 
-__all__ = ["Condition", "EncoderMemo", "build_dataset", "evaluate_conditions", "in_order"]
+__all__ = ["Condition", "EncoderMemo", "build_dataset", "class_names", "evaluate_conditions", "in_order"]
 
 Report = Callable[[int, int], None]
 
@@ -142,6 +142,15 @@ def build_dataset(loader: Mapping[str, Any]) -> Dataset:
     if hasattr(built, "full_init"):
         built.full_init()
     return built
+
+
+def class_names(loader: Mapping[str, Any]) -> list[str] | None:
+    """Names of the classes of a dataloader's data set; None where it has none."""
+    cfg = loader["dataset"]
+    own = (cfg.get("metainfo") or {}).get("classes")
+    kind = DATASETS.get(cfg["type"]) if isinstance(cfg["type"], str) else cfg["type"]
+    names = own if own is not None else (getattr(kind, "METAINFO", None) or {}).get("classes")
+    return None if names is None else [str(name) for name in names]
 
 
 def in_order(loader: Mapping[str, Any], dataset: Dataset, first: int = 0) -> torch.utils.data.DataLoader:
