@@ -31,7 +31,8 @@ SCORES = (
     "Silhouette (Rousseeuw 1987) in the parts' own space, Euclidean: (b - a) / max(a, b) averaged over samples, a the "
     "mean distance to the sample's own group, b to the nearest other group; 1 apart, 0 mixed, below 0 in the wrong "
     "group. Linear CKA (Kornblith et al., ICML 2019) between two parts of the same samples: 1 equal up to rotation and "
-    "scale, 0 unrelated; it takes parts of different widths.")
+    "scale, 0 unrelated; it takes parts of different widths. "
+    "The shared part of m is what m receives from the next modality of the ring (Eq. 4).")
 Parts = dict[tuple[str, str], Tensor]
 
 
@@ -181,7 +182,7 @@ def plot_embeddings(record: Mapping[str, Any], out: str | Path) -> Path:
                     x, y = places[members].median(0).values.tolist()
                     axis.text(x, y, str(c), fontsize=8, ha="center", va="center", bbox=dict(
                         boxstyle="round,pad=0.15", facecolor="white", edgecolor="none", alpha=0.8))
-        axis.set_title(f"{k} parts by class (number at the median)")
+        axis.set(title=f"{k} parts by class (number at the median)", xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
     for axis in axes:
         axis.set_xticks([])
         axis.set_yticks([])

@@ -31,6 +31,7 @@ table { border-collapse: collapse; font-size: .88rem; margin: 1rem 0; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
 tbody tr:hover { background: #f3f7fa; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 code, pre { font: .85rem/1.45 ui-monospace, monospace; background: #f4f4f4; border-radius: 4px; }
 code { padding: .1rem .3rem; overflow-wrap: anywhere; } pre { padding: .7rem; overflow-x: auto; }
 .absent-note { background: #fff7e6; border-left: 4px solid #E69F00; padding: .6rem .9rem; }
@@ -124,7 +125,8 @@ def plot_curves(curves: Scalars, out: str | Path) -> Path:
     for axis, (name, points) in zip(axes, curves.items()):
         axis.plot(*zip(*points), marker="o" if len(points) < 20 else None, markersize=3, linewidth=1.3)
         axis.set_title(name, fontsize=9)
-        axis.set_xlabel("step", fontsize=8)
+        # validation of an epoch-based run is logged by epoch
+        axis.set_xlabel("step" if "loss" in name else "step, or epoch of an epoch-based run", fontsize=8)
         axis.tick_params(labelsize=8)
     return save_figure(figure, out)
 
@@ -278,7 +280,7 @@ def _text(path: Path) -> str:
     for block in path.read_text().strip().split("\n\n"):
         lines = block.splitlines()
         if lines[0].startswith("|"):
-            cells = [[html.escape(cell.strip()) for cell in line.strip("| ").split("|")] for line in lines]
+            cells = [[html.escape(cell.strip()) for cell in line.strip()[1:-1].split("|")] for line in lines]
             head = "".join(f"<th>{cell}</th>" for cell in cells[0])
             rows = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in cells[2:])
             table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

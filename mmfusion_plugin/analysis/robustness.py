@@ -233,13 +233,14 @@ def plot_noise_curves(record: Mapping[str, Any], out: str | Path) -> Path:
     targets = list(dict.fromkeys(row["target"] for row in rows if row["severity"]))
     style = {t: dict(color=COLOURS[i % len(COLOURS)], marker="osD^vP*"[i % 7]) for i, t in enumerate(targets)}
     figure, axes = figure_panels(len(types) * (2 if weighted else 1), columns=len(types) if weighted else 3)
+    top = 1.1 * max(0.01, *(100 * as_share(metric, row["metrics"][metric]) for row in rows))
     for axis, name in zip(axes, types):
         curves = _curves(rows, name)
         for target, members in curves.items():
             axis.plot([r["severity"] for r in members], [100 * as_share(metric, r["metrics"][metric]) for r in members],
                       markersize=4, label=target, **style[target])
         axis.set(title=_wrapped(name), ylabel=f"{metric} (%)")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, top)  # one scale for all types
         _label_strengths(axis, curves)
         axis.legend(fontsize=8, title="noise on", title_fontsize=8)
     for axis, name in zip(axes[len(types):], types) if weighted else ():

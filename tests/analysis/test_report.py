@@ -71,7 +71,7 @@ def test_a_full_folder_shows_everything_and_fetches_nothing(tmp_path):
     write_evidence(tmp_path / "evidence", "missing", dict(
         made, command="python missing", metric="acc/fused_top1", fill="zeros", classes=["cat", "dog"], mean=mean,
         mean_incomplete=mean, rows=[dict(name=n, modalities=n.split(" + "), **outcome) for n in ("a + b", "a")],
-    ), "# <i>words</i>\n\n| h | v |\n| --- | --- |\n| a | 50.0 |\n\n`python missing`")
+    ), "# <i>words</i>\n\n|  | v |\n| --- | --- |\n| a | 50.0 |\n\n`python missing`")
     rows = [dict(name=f"{t} {i}", target=t, type=k, severity=i, strengths=dict(a=2.0 * i) if i else {},
                  units=dict(a="pixels") if i else {}, levels={}, **outcome)
             for t, k, i in (("clean", "clean", 0), ("a", "blur", 1), ("a", "blur", 2))]
@@ -85,6 +85,7 @@ def test_a_full_folder_shows_everything_and_fetches_nothing(tmp_path):
                   "subsets-of-modalities", "noise-accuracy-and-weights-over-severity", "classes"):
         assert page.pictures[place] == ["data:image/png;base64,"], place
     assert "<i>" not in text and "&lt;i&gt;words" in text and "50.0" in page.sections["subsets-of-modalities"]
+    assert "<tr><th></th><th>v</th></tr>" in text, "an empty corner is a column, too"
     assert "neck" in page.sections["cost"] and "x = '<b>'" in page.sections["commands-and-seeds"]
     for word in ("python missing", "python noise", "11"):
         assert word in page.sections["commands-and-seeds"]
