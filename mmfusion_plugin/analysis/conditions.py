@@ -148,7 +148,10 @@ def class_names(loader: Mapping[str, Any]) -> list[str] | None:
     """Names of the classes of a dataloader's data set; None where it has none."""
     cfg = loader["dataset"]
     own = (cfg.get("metainfo") or {}).get("classes")
-    kind = DATASETS.get(cfg["type"]) if isinstance(cfg["type"], str) else cfg["type"]
+    kind = cfg["type"]
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:  # the task library's own, as building would use
+            kind = registry.get(kind)
     names = own if own is not None else (getattr(kind, "METAINFO", None) or {}).get("classes")
     return None if names is None else [str(name) for name in names]
 

@@ -8,7 +8,7 @@ import torch
 from analysis import tiny
 
 from mmfusion_plugin.analysis.calibration import Counts, labels_and_probabilities
-from mmfusion_plugin.analysis.conditions import Condition, EncoderMemo, evaluate_conditions, in_order
+from mmfusion_plugin.analysis.conditions import Condition, EncoderMemo, class_names, evaluate_conditions, in_order
 from mmfusion_plugin.analysis.missing import fill_of, plot_subsets, subset_conditions, summarise_subsets
 
 
@@ -164,3 +164,14 @@ def test_calibration_error_of_stated_bins():
     assert counts.confusion_KK.tolist() == [[2, 0], [2, 0]]
     with pytest.raises(ValueError, match="labels"):
         counts.update(torch.tensor([2]), torch.tensor([[0.5, 0.5]]))
+
+
+def test_classes_are_named_by_the_config_or_the_data_set():
+    pytest.importorskip("mmseg")
+    from mmengine.registry import init_default_scope
+
+    import mmfusion_plugin.segmentation.datasets  # noqa: F401
+
+    init_default_scope("mmseg")
+    assert class_names(dict(dataset=dict(type="CWFIDDataset"))) == ["soil", "crop", "weed"]
+    assert class_names(dict(dataset=dict(type="CWFIDDataset", metainfo=dict(classes=("a", "b"))))) == ["a", "b"]
