@@ -33,7 +33,7 @@ class ModalityNoise:
     """How one modality is corrupted: ``noise.<modality>`` in the config.
 
     Args:
-        kind, valid_range, empty, decibel, unit: the sensor, see :class:`Sensor`.
+        kind, valid_range, empty, decibel, unit, rate: the sensor, see :class:`Sensor`.
         levels: (low, high) drawn in training, 0 < low <= high.
         scale, offset: by type: strength = offset + scale x level, in the type's unit. ``scale`` may name
             types that training does not use, for :meth:`NoiseInjection.fixed`; ``offset`` is 0 unless given.
@@ -53,6 +53,7 @@ class ModalityNoise:
     empty: float | None = None
     decibel: float | None = None
     unit: str | None = None
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         self._check_levels()
@@ -80,7 +81,7 @@ class ModalityNoise:
 
     @cached_property
     def sensor(self) -> Sensor:
-        return Sensor(self.kind, self.valid_range, self.empty, self.decibel, self.unit)
+        return Sensor(self.kind, self.valid_range, self.empty, self.decibel, self.unit, self.rate)
 
     def strength(self, name: str, level: float) -> float:
         """Strength of type ``name`` at ``level`` > 0. Raises ValueError if there is none."""

@@ -44,8 +44,10 @@ class Sensor:
         decibel: spectrogram alone: change per decibel, ln(10) / 20 for the natural logarithm of magnitudes,
             ln(10) / 10 for that of powers.
         unit: for reports; None: the kind's own.
+        rate: waveform and spectrogram alone: samples or columns per second, so that a delay can be stated in time.
 
-    Raises: ValueError for an unknown kind, a range that is none, and depth whose range holds ``empty``.
+    Raises: ValueError for an unknown kind, a range that is none, a rate that is not positive or of another kind, and
+        depth whose range holds ``empty``.
     """
 
     kind: str
@@ -53,6 +55,7 @@ class Sensor:
     empty: float | None = None
     decibel: float | None = None
     unit: str | None = None
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -70,6 +73,13 @@ class Sensor:
         if self.decibel is not None and (self.kind != "spectrogram" or self.decibel <= 0):
             raise ValueError(
                 f"decibel is the positive change of a spectrogram per dB, got {self.decibel} for kind={self.kind!r}"
+            )
+        if self.rate is not None and not (
+            self.kind in ("waveform", "spectrogram") and is_finite(self.rate) and self.rate > 0
+        ):
+            raise ValueError(
+                f"rate is the positive number of samples or columns per second of a waveform or spectrogram, got "
+                f"{self.rate!r} for kind={self.kind!r}"
             )
         if self.kind == "depth":
             # Noise must neither invent a missing reading nor lose one without being asked to.

@@ -39,7 +39,7 @@ class Corruption:
         kinds: sensors it fits, see ``Sensor.kind``.
         limits: lowest and highest strength.
         identity: strength that changes nothing; inf where less strength is more damage.
-        needs: by kind, what the sensor must state.
+        needs: by kind, what the sensor must state: one name, or several.
 
     Shapes: x (B, ...) with samples as in ``KINDS``, strength_B (B,) -> x's shape; floating point keeps its
         type, uint8 becomes float32.
@@ -52,7 +52,7 @@ class Corruption:
     kinds: tuple[str, ...]
     limits: tuple[float, float] = (0.0, math.inf)
     identity: float = 0.0
-    needs: Mapping[str, str] = field(default_factory=dict)
+    needs: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, strength_B: Tensor, generator: torch.Generator, sensor: Sensor) -> Tensor:
         if x.ndim == 0 or len(x) == 0 or strength_B.shape != x.shape[:1]:
@@ -79,9 +79,10 @@ class Corruption:
         if sensor.kind not in self.kinds:
             fitting = [name for name, other in CORRUPTIONS.items() if sensor.kind in other.kinds]
             raise ValueError(f"{self.name!r} does not fit kind={sensor.kind!r}; types that do are {fitting}")
-        key = self.needs.get(sensor.kind)
-        if key is not None and getattr(sensor, key) is None:
-            raise ValueError(f"{self.name!r} on kind={sensor.kind!r} needs {key}; state it beside kind")
+        keys = self.needs.get(sensor.kind, ())
+        for key in (keys,) if isinstance(keys, str) else keys:
+            if getattr(sensor, key) is None:
+                raise ValueError(f"{self.name!r} on kind={sensor.kind!r} needs {key}; state it beside kind")
 
     def check_strength(self, strength: float) -> None:
         low, high = self.limits
@@ -198,6 +199,41 @@ def time_masking(x: Tensor, known: Tensor, strength: float, generator: torch.Gen
     changed = x.clone()
     changed[..., start : start + length] = sensor.empty
     return changed
+
+
+@_register("pixels", ["image", "depth"])
+def misalignment(x: Tensor, known: Tensor, strength: float, generator: torch.Generator, sensor: Sensor) -> Tensor:
+    """The picture lies so many pixels off, in a random direction, the same in all frames; to the nearest pixel.
+
+    What moves in from outside reads ``empty``. Holes in depth move along, and those in place stay.
+    """
+    angle = 2 * math.pi * float(_uniform((), x, generator))
+    return _moved(x, (round(strength * math.sin(angle)), round(strength * math.cos(angle))), sensor.empty)
+
+
+@_register(
+    "milliseconds", ["waveform", "spectrogram"], needs={"waveform": "rate", "spectrogram": ("rate", "empty")}
+)
+def time_shift(x: Tensor, known: Tensor, strength: float, generator: torch.Generator, sensor: Sensor) -> Tensor:
+    """The sound comes so much too late or, equally likely, too early; to the nearest step of the last axis.
+
+    What moves in from outside reads ``empty``.
+    """
+    late = float(_uniform((), x, generator)) < 0.5
+    steps = round(strength / 1000 * sensor.rate)
+    return _moved(x, (steps if late else -steps,), sensor.empty)
+
+
+def _moved(x: Tensor, steps: Sequence[int], empty: float) -> Tensor:
+    """``x`` moved along its last axes, by a number of places for each."""
+    moved = torch.full_like(x, empty)
+    source, target = [...], [...]
+    for size, step in zip(x.shape[-len(steps):], steps):
+        step = max(-size, min(size, step))
+        source.append(slice(max(0, -step), size - max(0, step)))
+        target.append(slice(max(0, step), size - max(0, -step)))
+    moved[tuple(target)] = x[tuple(source)]
+    return moved
 
 
 def _normal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,10 +1,11 @@
 """Hooks, schedules, checkpoints, optimiser wrappers and the way from a command line to a Runner. Needs mmengine."""
 from .checkpoint import SafeCheckpointHook
 from .checkpoint_files import CheckpointError
+from .gradients import GradientAnalysisHook
 from .guarded_optim import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteError
 from .schedule import FusionScheduleHook
 
 __all__ = [
-    "CheckpointError", "FusionScheduleHook", "GuardedAmpOptimWrapper", "GuardedOptimWrapper", "NonFiniteError",
-    "SafeCheckpointHook",
+    "CheckpointError", "FusionScheduleHook", "GradientAnalysisHook", "GuardedAmpOptimWrapper", "GuardedOptimWrapper",
+    "NonFiniteError", "SafeCheckpointHook",
 ]

@@ -16,12 +16,14 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.utils import ProgressBar
 
 from .checkpoint_files import CheckpointError
 
 __all__ = [
-    "UsageError", "add_common_arguments", "build_runner", "draw_predictions", "dump_predictions", "existing",
-    "load_config", "run_tool", "save_label_maps", "use_amp", "use_tta", "withhold",
+    "UsageError", "add_common_arguments", "add_evidence_arguments", "build_runner", "draw_predictions",
+    "dump_predictions", "existing", "load_checkpoint", "load_config", "progress", "run_tool", "save_label_maps",
+    "use_amp", "use_tta", "withhold",
 ]
 
 
@@ -50,6 +52,49 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
                         help="job launcher (tools/dist_train.sh sets it)")
     # torch.distributed.launch passes it with a hyphen since torch 2.0.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_evidence_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the tools that ask a checkpoint something and write the answer beside it."""
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--out", metavar="DIR",
+                        help="folder for json, markdown and picture (default: evidence/ beside the checkpoint, where "
+                             "tools/report.py looks)")
+    add_common_arguments(parser)
+
+
+def load_checkpoint(args: argparse.Namespace) -> tuple[Config, torch.nn.Module, Path]:
+    """(config, model with the checkpoint's weights, folder for results) of :func:`add_evidence_arguments`.
+
+    Logs go below that folder, so that the training's own stay apart.
+
+    Raises: UsageError if a file is missing.
+    """
+    existing(args.checkpoint, "checkpoint")
+    out = Path(args.out) if args.out else Path(args.checkpoint).parent / "evidence"
+    args.work_dir = args.work_dir or str(out / "logs")
+    cfg = load_config(args)
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    runner = build_runner(cfg)
+    runner.load_or_resume()
+    return cfg, runner.model, out
+
+
+def progress() -> Callable[[int, int], None]:
+    """A bar on the terminal, told (done, all) again and again; the first call may already have something done."""
+    bar: list[ProgressBar] = []
+
+    def report(done: int, total: int) -> None:
+        if not bar:
+            bar.append(ProgressBar(total, file=sys.stdout))
+            bar[0].completed = done
+        elif done > bar[0].completed:
+            bar[0].update(done - bar[0].completed)
+        if done >= total:
+            print()
+
+    return report
 
 
 def existing(path: str, what: str) -> str:

@@ -10,8 +10,8 @@ from mmfusion_plugin.corruptions import CORRUPTIONS, Sensor
 SENSORS = {
     "image": Sensor("image"),
     "depth": Sensor("depth", valid_range=(0.1, 10.0)),
-    "waveform": Sensor("waveform"),
-    "spectrogram": Sensor("spectrogram", valid_range=(-12.0, 4.0), empty=-12.0, decibel=math.log(10) / 20),
+    "waveform": Sensor("waveform", rate=1000.0),
+    "spectrogram": Sensor("spectrogram", valid_range=(-12.0, 4.0), empty=-12.0, decibel=math.log(10) / 20, rate=100.0),
     "vector": Sensor("vector"),
 }
 SHAPES = {"image": (3, 24, 20), "depth": (1, 24, 20), "waveform": (400,), "spectrogram": (1, 16, 30), "vector": (50,)}
@@ -27,7 +27,10 @@ STRENGTHS = {
     "sound_snr": (30.0, 10.0, -5.0),
     "sound_snr_pink": (30.0, 10.0, -5.0),
     "time_masking": (0.1, 0.4, 0.9),
+    "misalignment": (1.5, 4.0, 11.0),
+    "time_shift": (20.0, 80.0, 200.0),
 }
+MOVES = ("misalignment", "time_shift")  # what damage they do depends on how smooth the readings are
 PAIRS = [(name, kind) for name, corruption in CORRUPTIONS.items() for kind in corruption.kinds]
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from corruptions.sensors import PAIRS, SENSORS, SHAPES, STRENGTHS, corrupt, readings
+from corruptions.sensors import MOVES, PAIRS, SENSORS, SHAPES, STRENGTHS, corrupt, readings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +27,9 @@ def test_identity_strength_changes_no_bit(name, kind):
 @pytest.mark.parametrize("name,kind", PAIRS)
 def test_more_strength_is_more_damage_to_the_same_sample(name, kind):
     x = readings(kind, batch=1)
+    if name in MOVES:  # a slope: what lies farther off differs more
+        slope = torch.linspace(0.3, 1, x.shape[-1]) + torch.linspace(0, 1, x.shape[-2])[:, None] * (x.ndim > 2)
+        x = (slope * x.max() / 2).expand(x.shape)
     damage = [(corrupt(name, x, s, SENSORS[kind]) - x).square().mean().item() for s in STRENGTHS[name]]
     assert 0 < damage[0] < damage[1] < damage[2]
 
@@ -69,7 +72,7 @@ def test_depth_without_value_stays_so_and_noise_loses_no_reading(name):
     x = readings("depth")
     changed = corrupt(name, x, STRENGTHS[name][-1], DEPTH)
     assert (changed[x == 0] == 0).all()
-    if name not in ("occlusion", "depth_holes"):  # whose purpose it is
+    if name not in ("occlusion", "depth_holes", "misalignment"):  # whose purpose it is, or border
         assert (changed[x != 0] != 0).all()
 
 
@@ -334,3 +337,57 @@ def test_one_strength_per_sample(strengths):
 def test_bad_sensor(options, message):
     with pytest.raises(ValueError, match=message):
         Sensor(**options)
+
+
+@pytest.mark.parametrize("kind", ["image", "depth"])
+def test_misalignment_moves_the_picture_by_its_distance(kind):
+    sensor = SENSORS[kind]
+    for seed in range(20):
+        x = torch.zeros(1, SHAPES[kind][0], 41, 41) + (5.0 if kind == "depth" else 0.0)
+        x[..., 20, 20] = 9.0
+        changed = corrupt("misalignment", x, 12.0, sensor, seed=seed)
+        (row, column), = (changed[0, 0] == 9).nonzero().tolist()
+        assert math.hypot(row - 20, column - 20) == pytest.approx(12, abs=0.71)
+        outside = torch.ones(41, 41, dtype=torch.bool)
+        down, right = row - 20, column - 20
+        outside[max(down, 0) : 41 + min(down, 0), max(right, 0) : 41 + min(right, 0)] = False
+        assert torch.equal((changed[0] == 0).all(0), outside) or kind == "image"
+    assert (corrupt("misalignment", x, 500.0, sensor) == sensor.empty).all()
+
+
+def test_misalignment_goes_every_way_and_alike_in_all_frames():
+    x = torch.zeros(200, 2, 3, 21, 21)
+    x[..., 10, 10] = 1
+    moved = [corrupt("misalignment", x[:1], 6.0, IMAGE, seed=b)[0, 0, 0] for b in range(99)]
+    places = {tuple(picture.nonzero()[0].tolist()) for picture in moved}
+    assert len(places) > 20
+    changed = corrupt("misalignment", x, 6.0, IMAGE)
+    assert torch.equal(changed.amax((1, 2)), changed.amin((1, 2)))
+
+
+@pytest.mark.parametrize(("kind", "shift", "steps"), [("waveform", 37.0, 37), ("spectrogram", 70.0, 7)])
+def test_a_time_shift_is_late_or_early_by_its_milliseconds(kind, shift, steps):
+    sensor, x = SENSORS[kind], readings(kind, batch=60)
+    changed, late = corrupt("time_shift", x, shift, sensor), 0
+    for before, after in zip(x, changed):
+        if torch.equal(after[..., steps:], before[..., :-steps]) and (after[..., :steps] == sensor.empty).all():
+            late += 1
+        else:
+            assert torch.equal(after[..., :-steps], before[..., steps:]) and (after[..., -steps:] == sensor.empty).all()
+    assert 15 < late < 45
+
+
+def test_a_time_shift_needs_the_rate_and_a_rate_needs_time():
+    with pytest.raises(ValueError, match="needs rate"):
+        corrupt("time_shift", readings("waveform"), 5.0, Sensor("waveform"))
+    with pytest.raises(ValueError, match="needs empty"):
+        corrupt("time_shift", readings("spectrogram"), 5.0, Sensor("spectrogram", rate=10.0))
+    for kind, rate in (("image", 5.0), ("waveform", 0.0)):
+        with pytest.raises(ValueError, match="rate is"):
+            Sensor(kind, rate=rate)
+
+
+def test_a_types_number_in_logs_never_changes():
+    assert list(CORRUPTIONS) == [
+        "gaussian", "salt_and_pepper", "blur", "occlusion", "gain", "depth_holes", "depth_noise", "sound_snr",
+        "sound_snr_pink", "time_masking", "misalignment", "time_shift"]

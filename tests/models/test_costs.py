@@ -5,7 +5,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmfusion_plugin.models import count_costs
+from mmfusion_plugin.models import count_costs, measure_costs
+from mmfusion_plugin.models.measuring import PeakMemory
 
 
 class Encoder(nn.Module):
@@ -86,3 +87,34 @@ def test_counting_leaves_the_model_as_it_was(model):
 def test_a_model_without_encoders_by_modality_is_refused():
     with pytest.raises(ValueError, match="MultimodalBackbone"):
         count_costs(nn.Linear(2, 2), torch.zeros(1, 2))
+
+
+def test_memory_is_what_tensors_hold_at_once():
+    with PeakMemory() as memory:
+        a = torch.ones(1000)  # 4 kB
+        b = a + 1
+        b.add_(1)
+        view = b.view(10, 100)
+        assert memory.held == 8000
+        del a
+        c = view * 2
+        assert memory.held == 8000 and memory.peak == 8000
+        del b, view
+        assert memory.held == 4000
+    assert c.numel() == 1000
+
+
+def test_time_and_memory_come_beside_the_counts(model):
+    x = torch.randn(1, 4, 8, 10)
+    counted, measured = count_costs(model, x), measure_costs(model, x, repeats=3)
+    assert set(measured) == set(counted) - {"auxiliary"}
+    for name, cost in measured.items():
+        assert {k: cost[k] for k in ("parameters", "multiply_adds")} == counted[name]
+        assert 0 < cost["milliseconds"] <= measured["total"]["milliseconds"] * 1.5
+    one = 4 * 8 * 10 * 4  # bytes of an encoder's output
+    assert measured["encoders.rgb"]["peak_bytes"] == one and measured["encoders.depth"]["peak_bytes"] == 2 * one
+    # both outputs, their concatenation and the neck's own six channels
+    assert measured["neck"]["peak_bytes"] >= 4 * one + 6 * one // 4
+    assert measured["total"]["peak_bytes"] == max(c["peak_bytes"] for c in measured.values())
+    with pytest.raises(ValueError, match="repeats"):
+        measure_costs(model, x, repeats=0)

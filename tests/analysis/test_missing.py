@@ -1,0 +1,177 @@
+"""Subsets of modalities: the same numbers as withholding them one evaluation at a time, with one encoder pass each."""
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from analysis import tiny
+
+from mmfusion_plugin.analysis.calibration import Counts, labels_and_probabilities
+from mmfusion_plugin.analysis.conditions import Condition, EncoderMemo, class_names, evaluate_conditions, in_order
+from mmfusion_plugin.analysis.missing import fill_of, plot_subsets, subset_conditions, summarise_subsets
+
+
+def plainly(model, loader, missing):
+    """Counts of an evaluation with ``test_missing``, without any memory."""
+    model.eval()
+    model.data_preprocessor.test_missing = missing
+    counts = None
+    for batch in in_order(loader, loader["dataset"]):
+        with torch.no_grad():
+            for sample in model.test_step(copy.deepcopy(batch)):
+                labels, shares = labels_and_probabilities(sample)
+                counts = Counts(shares.shape[1]) if counts is None else counts
+                counts.update(labels, shares)
+    model.data_preprocessor.test_missing = ()
+    return counts
+
+
+def check_against_plain(model, loader, evaluator):
+    asked = subset_conditions(model.data_preprocessor.modalities)
+    memo = EncoderMemo(model.backbone.encoders)
+    before, training = tiny.state(model), model.training
+    outcomes = evaluate_conditions(model, loader, evaluator, asked, memo=memo)
+    batches = -(-len(loader["dataset"]) // loader["batch_size"])
+    assert memo.passes == dict.fromkeys(model.backbone.encoders, batches)
+    assert model.training == training and "forward" not in vars(next(iter(model.backbone.encoders.values())))
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    for condition in asked:
+        counts = plainly(model, loader, condition.missing)
+        assert outcomes[condition.name]["confusion"] == counts.confusion_KK.tolist(), condition
+        assert outcomes[condition.name]["calibration_error"] == counts.calibration_error, condition
+    assert len({outcome["calibration_error"] for outcome in outcomes.values()}) == len(asked)
+    return outcomes
+
+
+def test_a_recognizers_subsets_are_those_of_test_missing():
+    pytest.importorskip("mmaction")
+    outcomes = check_against_plain(*tiny.recognition())
+    outcome = outcomes["visual"]
+    hits = sum(outcome["confusion"][k][k] for k in range(5))
+    assert outcome["metrics"]["acc/fused_top1"] == pytest.approx(hits / 10)
+
+
+def test_a_segmentors_subsets_are_those_of_test_missing(tmp_path):
+    pytest.importorskip("mmseg")
+    outcomes = check_against_plain(*tiny.segmentation(tmp_path))
+    from mmfusion_plugin.analysis.calibration import class_iou
+
+    for outcome in outcomes.values():
+        mean = torch.tensor(class_iou(outcome["confusion"])).nanmean()
+        assert outcome["metrics"]["mIoU"] == pytest.approx(100 * float(mean), abs=0.01)
+
+
+def test_weights_by_noise_and_six_modalities_work_too():
+    pytest.importorskip("mmaction")
+    from recognition.model import batch, build, feature_cfg
+    from recognition.test_udml_recognizer import at, udml_cfg
+
+    model, loader, evaluator = tiny.recognition(udml_cfg(dict(preset="default", dependency="per_sample")))
+    at(model, 1.0)
+    outcomes = check_against_plain(model, loader, evaluator)
+    assert outcomes["audio"]["weights"]["visual"] == 0 < outcomes["visual"]["weights"]["visual"]
+    widths = dict(a=3, b=4, c=5, d=6, e=3, f=2)
+    model = build(feature_cfg(widths))
+    items = tiny.Items(batch({m: (C,) for m, C in widths.items()}, number=3))
+    outcomes = evaluate_conditions(model, tiny.loader(items), tiny.ACCURACY, subset_conditions(list(widths)))
+    assert len(outcomes) == 63
+
+
+def test_an_interrupted_evaluation_goes_on_behind_its_last_batch(tmp_path):
+    pytest.importorskip("mmaction")
+    model, loader, evaluator = tiny.recognition()
+    asked = subset_conditions(["visual", "audio"])
+    whole = evaluate_conditions(model, loader, evaluator, asked)
+    partial, encoder = tmp_path / "new" / "x.partial", model.backbone.encoders["audio"]
+    real, calls = encoder.forward, []
+
+    def breaks(x):
+        calls.append(len(x))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(x)
+
+    encoder.forward = breaks
+    memo = EncoderMemo(model.backbone.encoders)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_conditions(model, loader, evaluator, asked, partial=partial, key="k", memo=memo)
+    assert partial.is_file()
+    with pytest.raises(ValueError, match="another evaluation"):
+        evaluate_conditions(model, loader, evaluator, asked, partial=partial, key="other")
+    seen = []
+    again = evaluate_conditions(model, loader, evaluator, asked, partial=partial, key="k",
+                                report=lambda done, total: seen.append((done, total)))
+    assert seen == [(8, 10), (10, 10)] and again == whole and not partial.exists()
+
+
+def test_what_was_broken_off_in_the_middle_of_a_batch_counts_once(tmp_path):
+    pytest.importorskip("mmaction")
+    model, loader, evaluator = tiny.recognition()
+    asked = subset_conditions(["visual", "audio"])
+    whole = evaluate_conditions(model, loader, evaluator, asked)
+    predict, calls = model.predict, []
+
+    def breaks(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5:  # the second batch, after one of its conditions
+            raise KeyboardInterrupt
+        return predict(*args, **kwargs)
+
+    model.predict = breaks
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_conditions(model, loader, evaluator, asked, partial=tmp_path / "x", key="k")
+    model.predict = predict
+    assert evaluate_conditions(model, loader, evaluator, asked, partial=tmp_path / "x", key="k") == whole
+
+
+def test_conditions_that_do_not_fit_are_named():
+    pytest.importorskip("mmaction")
+    model, loader, evaluator = tiny.recognition()
+    for condition, said in ((Condition("x", ("sonar",)), "'sonar'"), (Condition("x", ("audio", "visual")), "every mod"),
+                            (Condition("x", noise=dict(nir={})), "'nir'")):
+        with pytest.raises(ValueError, match=said):
+            evaluate_conditions(model, loader, evaluator, [condition])
+    with pytest.raises(ValueError, match="sizes"):
+        subset_conditions(["a", "b"], [3])
+    _, loader, _ = tiny.recognition(missing=[(2, "visual")])
+    with pytest.raises(ValueError, match="2.mp4.*no modality left"):
+        evaluate_conditions(model, loader, evaluator, subset_conditions(["visual", "audio"]))
+
+
+def test_the_summary_has_every_subset_and_the_mean(tmp_path):
+    pytest.importorskip("mmaction")
+    asked = subset_conditions(["a", "b", "c"], [1])
+    assert [c.name for c in asked] == ["a + b + c", "a", "b", "c"] and asked[2].missing == ("a", "c")
+    values = dict(zip([c.name for c in asked], (0.9, 0.5, 0.4, 0.3)))
+    outcomes = {n: dict(metrics={"acc/fused_top1": v, "x": 1.0}, samples=4, calibration_error=None)
+                for n, v in values.items()}
+    found = summarise_subsets(outcomes, asked, ["a", "b", "c"])
+    assert found["metric"] == "acc/fused_top1" and found["rows"][1]["modalities"] == ["a"]
+    assert found["mean"]["acc/fused_top1"] == pytest.approx(0.525)
+    assert found["mean_incomplete"]["acc/fused_top1"] == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="'mAP'.*acc/fused_top1"):
+        summarise_subsets(outcomes, asked, ["a", "b", "c"], "mAP")
+    assert plot_subsets(found, tmp_path / "x.png").stat().st_size > 1000
+    assert fill_of(tiny.recognition()[0]) == "missing_fill=zeros, SCFAE's missing_neighbour=zeros"
+
+
+def test_calibration_error_of_stated_bins():
+    counts = Counts(2)
+    # three predictions of confidence 0.6 (bin 9), two right; one of confidence 0.9 (bin 14), wrong
+    counts.update(torch.tensor([0, 0, 1, 1]), torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.6, 0.4], [0.9, 0.1]]))
+    assert counts.calibration_error == pytest.approx(0.75 * abs(2 / 3 - 0.6) + 0.25 * 0.9)
+    assert counts.confusion_KK.tolist() == [[2, 0], [2, 0]]
+    with pytest.raises(ValueError, match="labels"):
+        counts.update(torch.tensor([2]), torch.tensor([[0.5, 0.5]]))
+
+
+def test_classes_are_named_by_the_config_or_the_data_set():
+    pytest.importorskip("mmseg")
+    from mmengine.registry import init_default_scope
+
+    import mmfusion_plugin.segmentation.datasets  # noqa: F401
+
+    init_default_scope("mmseg")
+    assert class_names(dict(dataset=dict(type="CWFIDDataset"))) == ["soil", "crop", "weed"]
+    assert class_names(dict(dataset=dict(type="CWFIDDataset", metainfo=dict(classes=("a", "b"))))) == ["a", "b"]
