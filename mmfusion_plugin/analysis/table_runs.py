@@ -30,7 +30,9 @@ from typing import Any, TextIO
 
 import torch
 
-__all__ = ["Job", "Summary", "kept_weights", "read_results", "render", "run_table", "train_and_evaluate"]
+__all__ = [
+    "Job", "Summary", "kept_runner", "kept_weights", "read_results", "render", "run_table", "train_and_evaluate",
+]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -120,6 +122,28 @@ def kept_weights(results: str | Path, job: Job) -> Path:
     """Where ``train_and_evaluate(keep=True)`` writes the weights of ``job`` in a table with these results."""
     results = Path(results)
     return results.with_name(f"{results.stem}_runs") / _folder_name(job, job.key()) / "final.pth"
+
+
+def kept_runner(job: Job, weights: str | Path, edit: Callable[[Any], None] | None = None) -> Any:
+    """mmengine Runner of ``job`` with the weights that it kept, for evaluation; ``edit`` changes its config first."""
+    from mmengine.runner import Runner, load_checkpoint
+
+    cfg = job.load_config()
+    cfg.work_dir, cfg.randomness, cfg.log_level = str(Path(weights).parent), dict(seed=job.seed), "WARNING"
+    _name_apart(cfg, f"{job.key()}_{time.time_ns()}")
+    if edit is not None:
+        edit(cfg)
+    runner = Runner.from_cfg(cfg)
+    load_checkpoint(runner.model, str(weights), map_location="cpu", strict=True)
+    runner.model.eval()
+    return runner
+
+
+def _name_apart(cfg: Any, name: str) -> None:
+    """mmengine keeps loggers, message hubs and visualizers by name: one set per run."""
+    cfg.experiment_name = name
+    if cfg.get("visualizer"):
+        cfg.visualizer.name = name
 
 
 def _folder_name(job: Job, key: str) -> str:
@@ -374,10 +398,7 @@ def train_and_evaluate(job: Job, folder: Path, keep: bool = False) -> dict[str, 
     cfg = job.load_config()
     cfg.work_dir = str(folder)
     cfg.randomness = dict(seed=job.seed)
-    # mmengine keeps loggers, message hubs and visualizers by name: one set per job
-    cfg.experiment_name = f"{folder.name}_{time.time_ns()}"
-    if cfg.get("visualizer"):
-        cfg.visualizer.name = cfg.experiment_name
+    _name_apart(cfg, f"{folder.name}_{time.time_ns()}")
     cfg.default_hooks = {**cfg.get("default_hooks", {}), "checkpoint": None}
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     runner = Runner.from_cfg(cfg)

@@ -33,7 +33,7 @@ def test_kept_weights_are_read_by_both_commands(clips, tmp_path, repository, mon
     assert run_table([job], results, keep, workers=1, start_method="fork").trained == [job.key()]
     weights = kept_weights(results, job)
     monkeypatch.setattr(estimates, "LEVELS", (0, 6, 11))
-    found = estimates.measure(job, weights, task, str(tmp_path))
+    found = estimates.measure(job, weights, task)
     for m in task.noise:
         assert len(found[m]["means"]) == len(found[m]["weights"]) == 3 and -1 <= found[m]["spearman"] <= 1
         assert set(found[m]["areas"]) == set(estimates.faults(task)[m])

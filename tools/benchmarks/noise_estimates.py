@@ -15,7 +15,6 @@ import json
 import math
 import statistics
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,10 @@ from typing import Any
 import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything of theirs is imported
 
 # isort: split
-from mmengine.runner import Runner, load_checkpoint
 from udml_table import TASKS, Task, ablations, jobs
 
 from mmfusion_plugin.analysis.noise_response import respond, roc_area, summarise
-from mmfusion_plugin.analysis.table_runs import Job, kept_weights, read_results
+from mmfusion_plugin.analysis.table_runs import Job, kept_runner, kept_weights, read_results
 
 LEVELS = (0, 1, 2, 3, 4, 6, 8, 11, 14)
 LOW = 4
@@ -41,23 +39,16 @@ def faults(task: Task) -> dict[str, dict[str, float]]:
     return {m: SOUND if sensor["kind"] == "spectrogram" else PICTURE for m, sensor in task.noise.items()}
 
 
-def measure(job: Job, weights: Path, task: Task, work_dir: str) -> dict[str, Any]:
+def measure(job: Job, weights: Path, task: Task) -> dict[str, Any]:
     """{m: dict(spearman, spearman_low, rising, clean, areas {type: area})} of one trained model."""
-    cfg = job.load_config()
-    cfg.work_dir = work_dir
-    cfg.randomness = dict(seed=job.seed)
-    cfg.log_level = "WARNING"
-    cfg.experiment_name = f"estimates_{time.time_ns()}"
-    if cfg.get("visualizer"):
-        cfg.visualizer.name = cfg.experiment_name
-    noise = cfg.model.data_preprocessor.train_noise.noise
-    for m, types in faults(task).items():
-        noise[m].scale.update(types)
-        noise[m].update({key: task.occlusion[m][key] for key in ("empty",) if key in task.occlusion[m]})
-    runner = Runner.from_cfg(cfg)
-    load_checkpoint(runner.model, str(weights), map_location="cpu", strict=True)
-    runner.model.eval()
-    batches = list(Runner.build_dataloader(cfg.test_dataloader, seed=0))
+    def describe(cfg: Any) -> None:
+        noise = cfg.model.data_preprocessor.train_noise.noise
+        for m, types in faults(task).items():
+            noise[m].scale.update(types)
+            noise[m].update({key: task.occlusion[m][key] for key in ("empty",) if key in task.occlusion[m]})
+
+    runner = kept_runner(job, weights, describe)
+    batches = list(runner.test_loop.dataloader)
     found = {}
     for m, types in faults(task).items():
         rows = respond(runner.model, batches, m, "gaussian", LEVELS)
@@ -117,7 +108,7 @@ def main() -> int:
         key = job.key()
         if key in done or not there[key].is_file():
             continue
-        found = measure(job, there[key], task, str(there[key].parent))
+        found = measure(job, there[key], task)
         with out.open("a") as file:
             file.write(json.dumps(dict(key=key, row=job.row, seed=job.seed, found=found)) + "\n")
     keys = {job.key() for job in table}

@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,16 @@ import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything
 
 # isort: split
 import torch
-from mmengine.runner import Runner, load_checkpoint
 from torch import Tensor, nn
 from udml_table import TASKS, Task, jobs
 
-from mmfusion_plugin.analysis.table_runs import Job, kept_weights, read_results
+from mmfusion_plugin.analysis.table_runs import Job, kept_runner, kept_weights, read_results
 from mmfusion_plugin.fusion.weighting import FusionWeights
 
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 LEVELS = (0, 5, 11, 14)
-LAWS = {"1/s^2": ("inverse_square", 1.0), "1/s": ("inverse", 1.0), "s^-1/2": ("inverse", 2.0)}
+LAWS = {
+    "1/s^2": ("inverse_square", 1.0), "1/s": ("inverse", 1.0), "s^-1/2": ("inverse", 2.0), "s^-1/3": ("inverse", 3.0)}
 
 
 class FixedWeight(nn.Module):
@@ -60,16 +59,10 @@ def conditions(task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
 
 def measure(job: Job, weights: Path, task: Task, split: str) -> dict[str, dict[str, float]]:
     """{condition: {weights: metric in percent}}."""
-    cfg = job.load_config()
-    cfg.work_dir = str(weights.parent)
-    cfg.randomness = dict(seed=job.seed)
-    cfg.log_level = "WARNING"
-    cfg.experiment_name = f"oracle_{time.time_ns()}"
-    if cfg.get("visualizer"):
-        cfg.visualizer.name = cfg.experiment_name
-    cfg.test_dataloader = cfg.val_dataloader if split == "val" else cfg.test_dataloader
-    runner = Runner.from_cfg(cfg)
-    load_checkpoint(runner.model, str(weights), map_location="cpu", strict=True)
+    def choose(cfg: Any) -> None:
+        cfg.test_dataloader = cfg.val_dataloader if split == "val" else cfg.test_dataloader
+
+    runner = kept_runner(job, weights, choose)
     udml, preprocessor = runner.model.neck.udml, runner.model.data_preprocessor
     own, found = udml.weigh, {}
     for name, (m, noise) in conditions(task).items():
