@@ -3,8 +3,8 @@
 Weights exp(-E), E = -logsumexp of a modality's own scores (a mean over positions); without QMF's ranking loss.
 Flatter weights: --cfg-options model.neck.temperature=10
 Run: python tools/train.py configs/segmentation/udml-qmf_r18-segformer_cwfid.py
-Cost: not measured yet.
-Expect: not run yet.
+Cost: about 4 minutes of a core.
+Expect: 64.3 mIoU clean, 37.7 / 51.2 with half of red / near infrared hidden (one seed; README.md).
 """
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',

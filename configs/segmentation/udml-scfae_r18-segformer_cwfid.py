@@ -2,8 +2,8 @@
 
 udml-default with SCFAE inside (light form).
 Run: python tools/train.py configs/segmentation/udml-scfae_r18-segformer_cwfid.py
-Cost: not measured yet.
-Expect: not run yet.
+Cost: about 4 minutes of a core.
+Expect: 64.2 mIoU clean, 45.4 / 51.5 with half of red / near infrared hidden (one seed; README.md).
 """
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',
