@@ -203,7 +203,7 @@ def _die_in_save(save: int, operation: int, share: float) -> None:
 # --- 5
 
 
-def brokendrawn_samples(folder: Path) -> Iterator[Row]:
+def broken_samples(folder: Path) -> Iterator[Row]:
     from mmseg.registry import DATASETS
 
     init_default_scope("mmseg")
