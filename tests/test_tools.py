@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -297,3 +298,61 @@ def test_slurm_train_asks_for_what_it_was_given(tmp_path, monkeypatch):
     asked = run.stdout.splitlines()
     assert asked[:6] == ["-p", "part", "--job-name=job", "--gres=gpu:2", "--ntasks=2", "--ntasks-per-node=2"]
     assert asked[-4:] == ["a b.py", "--launcher", "slurm", "--amp"]
+
+
+def test_slurm_train_hands_environment_and_port_to_each_task(tmp_path, monkeypatch):
+    srun, interpreter = tmp_path / "srun", tmp_path / "interpreter"
+    srun.write_text('#!/bin/sh\nwhile [ "$1" != "$PYTHON" ]; do shift; done\n'
+                    'for i in 0 1; do SLURM_PROCID=$i SLURM_NTASKS=2 "$@"; done\n')
+    interpreter.write_text('#!/bin/sh\necho "$SLURM_PROCID of $SLURM_NTASKS|$MASTER_PORT|$PYTHONPATH|$*"\n')
+    srun.chmod(0o755), interpreter.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name, value in dict(PYTHON=str(interpreter), PYTHONPATH="mine", PORT="29712", GPUS="2").items():
+        monkeypatch.setenv(name, value)
+    run = shell("slurm_train.sh", "part", "job", "config.py")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == [
+        f"{i} of 2|29712|{ROOT}:mine|-u {ROOT}/tools/train.py config.py --launcher slurm" for i in range(2)]
+
+
+def test_dist_train_names_this_machine_and_the_first(tmp_path, monkeypatch):
+    interpreter = tmp_path / "interpreter"
+    interpreter.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    interpreter.chmod(0o755)
+    for name, value in dict(PYTHON=str(interpreter), NNODES="2", NODE_RANK="1", MASTER_ADDR="first",
+                            PORT="29712").items():
+        monkeypatch.setenv(name, value)
+    assert shell("dist_train.sh", "a b.py", "3", "--amp").stdout.splitlines() == [
+        "-m", "torch.distributed.run", "--nnodes=2", "--node_rank=1", "--master_addr=first", "--master_port=29712",
+        "--nproc_per_node=3", f"{ROOT}/tools/train.py", "a b.py", "--launcher", "pytorch", "--amp"]
+
+
+@pytest.mark.slow
+def test_two_machines_of_one_process(toy, monkeypatch):
+    """Two shells as on two machines, here both on this one."""
+    for name, value in dict(PYTHONPATH=str(toy), PYTHON=sys.executable, PORT="29612", NNODES="2",
+                            CUDA_VISIBLE_DEVICES="-1").items():
+        monkeypatch.setenv(name, value)
+    command = ["bash", str(ROOT / "tools/dist_train.sh"), "config.py", "1"]
+    nodes = [subprocess.Popen(command, env={**os.environ, "NODE_RANK": str(rank)}, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT) for rank in range(2)]
+    said = [node.communicate(timeout=600)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert "GPU number: 2" in said[0]
+    assert (toy / "work_dirs/config/iter_4.pth").is_file()
+
+
+def test_slurm_without_gpu_takes_ranks_from_srun(tmp_path, monkeypatch):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    with pytest.raises(launch.UsageError, match="SLURM_PROCID.*slurm_train.sh"):
+        launch._ranks_from_slurm()
+    os.environ.update(SLURM_PROCID="3", SLURM_NTASKS="4", SLURM_LOCALID="1", SLURM_NODELIST="n[1-2]")
+    launch._ranks_from_slurm()
+    assert [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")] == [
+        "3", "4", "1", "n1", "29500"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -218,7 +219,7 @@ def dump_predictions(cfg: Config, file: str) -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """The runner that ``cfg`` describes; several processes on a machine without a GPU use gloo."""
-    notes = _prepare_cpu_processes(cfg) if cfg.launcher == "pytorch" and get_device() == "cpu" else []
+    notes = _prepare_cpu_processes(cfg) if cfg.launcher in ("pytorch", "slurm") and get_device() == "cpu" else []
     if "runner_type" in cfg:
         init_default_scope(cfg.get("default_scope", "mmengine"))
         runner = RUNNERS.build(cfg)
@@ -232,6 +233,8 @@ def build_runner(cfg: Config) -> Runner:
 def _prepare_cpu_processes(cfg: Config) -> list[str]:
     """mmengine's own set-up calls ``torch.cuda.set_device`` and gives DDP the id of a GPU."""
     notes = ["no GPU: processes talk through gloo"]
+    if cfg.launcher == "slurm":
+        _ranks_from_slurm()
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo")
     wrapper = cfg.get("model_wrapper_cfg") or dict(
@@ -241,6 +244,23 @@ def _prepare_cpu_processes(cfg: Config) -> list[str]:
     if _replace_sync_bn(cfg.model):
         notes.append("no GPU: SyncBN replaced by BN, so each process normalises by its own batch")
     return notes
+
+
+def _ranks_from_slurm() -> None:
+    """Set what torch reads from what srun sets, as mmengine does where there are GPUs.
+
+    Raises: UsageError outside srun.
+    """
+    env = os.environ
+    if missing := [name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST") if name not in env]:
+        raise UsageError(f"--launcher slurm expects {', '.join(missing)}, which srun sets; start it with "
+                         "tools/slurm_train.sh, or take --launcher none")
+    env.update(RANK=env["SLURM_PROCID"], WORLD_SIZE=env["SLURM_NTASKS"], LOCAL_RANK=env.get("SLURM_LOCALID", "0"))
+    env.setdefault("MASTER_PORT", "29500")
+    if "MASTER_ADDR" not in env:
+        hosts = subprocess.run(["scontrol", "show", "hostnames", env["SLURM_NODELIST"]], check=True, text=True,
+                               stdout=subprocess.PIPE).stdout
+        env["MASTER_ADDR"] = hosts.split()[0]
 
 
 def _replace_sync_bn(node: object) -> bool:

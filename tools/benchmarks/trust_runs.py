@@ -5,7 +5,9 @@ import itertools
 import os
 import random
 import resource
+import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -164,6 +166,51 @@ def killed_while_saving(folder: Path, saves: int) -> Iterator[Row]:
         good, _ = files.newest_good([pointer])
         yield Row("no room for a checkpoint, keep 1", f"file size {share:.0%} of it", f"exit code {code}, pointer to "
                   f"{pointer.name}, {'good' if good else 'damaged'}", code == 1 and good is not None)
+    yield from full_disk(folder / "disk")
+
+
+def full_disk(folder: Path, mib: int = 8) -> Iterator[Row]:
+    """A tmpfs of ``mib`` MiB, filled until a share of the next checkpoint fits beside the only one; then emptied."""
+    name, disk, logs = "full disk (tmpfs), keep 1", folder / "disk", folder / "logs"
+    disk.mkdir(parents=True)
+    if reason := _not_mounted(disk, mib):
+        yield Row(name, "0", f"skipped: {reason}", True)
+        return
+    run, ballast = disk / "run", disk / "ballast"
+
+    def trained(resume: bool, die_at: int | None = None) -> int:
+        def work():
+            if die_at is not None:
+                cases.die_before(die_at)
+            cases.train(cases.training("recognition", run, folder, hook=dict(max_keep_ckpts=1)), resume)
+        return _trained(logs, work)
+
+    try:
+        trained(False, 4)
+        size = (run / "iter_3.pth").stat().st_size
+        for share in (0.0, 0.5, 0.99):
+            ballast.write_bytes(bytes(shutil.disk_usage(disk).free - int(share * size)))
+            code = trained(True)
+            ballast.unlink()
+            pointer = Path((run / files.POINTER).read_text())
+            good, _ = files.newest_good([pointer])
+            yield Row(name, f"room for {share:.0%} of it", f"exit code {code}, pointer to {pointer.name}, "
+                      f"{'good' if good else 'damaged'}", code == 1 and good is not None)
+        code = trained(True)
+        pointer = Path((run / files.POINTER).read_text())
+        yield Row("room made, resumed", "1", f"exit code {code}, pointer to {pointer.name}",
+                  code == 0 and pointer.name == "iter_12.pth" and files.newest_good([pointer])[0] is not None)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=False)
+
+
+def _not_mounted(at: Path, mib: int) -> str | None:
+    """Mount a tmpfs; why that was not possible, if it was not."""
+    if shutil.which("mount") is None:
+        return "there is no mount command"
+    command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(at)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return (done.stderr.strip() or f"mount exits with {done.returncode}").replace("|", "/") if done.returncode else None
 
 
 def _die_in_save(save: int, operation: int, share: float) -> None:
@@ -203,7 +250,7 @@ def _die_in_save(save: int, operation: int, share: float) -> None:
 # --- 5
 
 
-def brokendrawn_samples(folder: Path) -> Iterator[Row]:
+def broken_samples(folder: Path) -> Iterator[Row]:
     from mmseg.registry import DATASETS
 
     init_default_scope("mmseg")
