@@ -499,6 +499,9 @@ def _opened(path: str | Path) -> Iterator[av.container.InputContainer]:
             raise DamagedMedia(f"{path} cannot be read: no stream is found in it")
         for stream in container.streams:
             if stream.type in ("video", "audio"):
+                if stream.codec_context is None:
+                    raise DamagedMedia(f"{path} cannot be read: FFmpeg knows no decoder for its {stream.type} (stream "
+                                       f"{stream.index}); convert the file, or leave it out of the list")
                 stream.codec_context.thread_count = 1  # loader workers are the parallel part
         yield container
 

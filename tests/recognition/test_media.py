@@ -426,3 +426,15 @@ def test_write_clip_refuses_what_it_cannot_store(tmp_path, change, told):
 
 def test_grey_levels_tell_frames_apart():
     assert all(a + 1 == b for a, b in pairwise(numbers_of(numbered(60))))
+
+
+def test_a_codec_that_nobody_knows_is_named(tmp_path):
+    """Found by fuzzing: FFmpeg then gives a stream without a decoder."""
+    path = tmp_path / "odd.wav"
+    write_wav(path, np.zeros(160), 16000)
+    data = bytearray(path.read_bytes())
+    assert data[20:22] == b"\x01\x00"  # the format tag: PCM
+    data[20:22] = b"\x77\x77"
+    path.write_bytes(data)
+    with pytest.raises(DamagedMedia, match=r"odd\.wav.*no decoder for its audio \(stream 0\)"):
+        read_sound(path)
