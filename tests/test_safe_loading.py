@@ -138,6 +138,8 @@ def test_a_hostile_checkpoint_given_to_a_tool_is_one_line_and_exit_2(monkeypatch
     torch.save(dict(state_dict={}, meta=Touch()), "bad.pth")
     # the switch with which torch.load's own default is to run pickles
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    # mmengine names its logger by the second: two runs of one process within it would share a closed stream
+    arguments = [*arguments, "--cfg-options", f"experiment_name=hostile_{tool}"]
     assert re.search(r"error: bad\.pth cannot be loaded as weights .*mkdir", refused(
         monkeypatch, capsys, tool, *arguments).splitlines()[-1])
     assert not mark.exists()

@@ -19,7 +19,8 @@ EPOCH = 5  # batches
 class Model(BaseModel):
     def __init__(self):
         super().__init__()
-        self.fusion = UDML(["a", "b"], dict(a=2, b=2), FUSIONS["SumFusion"](["a", "b"], dict(a=2, b=2)))
+        inner = FUSIONS["SumFusion"](["a", "b"], dict(a=2, b=2))
+        self.fusion = UDML(["a", "b"], dict(a=2, b=2), inner, reads=["variance"], novelty=None)
         self.seen = []
 
     def forward(self, a, b, mode="loss"):
