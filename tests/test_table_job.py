@@ -60,7 +60,7 @@ def test_an_evaluation_of_something_else_is_refused_before_training(paths, tmp_p
         train_and_evaluate(job(paths, odd=asked), tmp_path)
 
 
-@pytest.mark.parametrize("task", ["digit-clips", "cwfid"])
+@pytest.mark.parametrize("task", ["digit-clips", "cwfid", "nyuv2-half"])
 def test_udmls_table_names_every_row_once_and_noise_that_the_model_takes(task, repository, monkeypatch):
     monkeypatch.syspath_prepend(str(repository / "tools" / "benchmarks"))
     tool, estimates = importlib.import_module("udml_table"), importlib.import_module("noise_estimates")

@@ -1,6 +1,6 @@
 """UDML, the default, two ResNet-18 from scratch, Kinetics-Sound (31), the recipe of UDML's scripts.
 
-Weights 1 / (s alpha): s from the noise estimator, alpha the modality's dependency.
+Weights (s alpha)^(-1/3): s from the noise estimator, or from novelty where that is larger; alpha the dependency.
 Run: python tools/train.py configs/recognition/udml-default_r18_kinetics-sound.py
 Expect: not run yet (no copy of the data at hand).
 """

@@ -1,6 +1,6 @@
 """UDML, the default, two ResNet-18 and a SegFormer head, NYU Depth v2.
 
-Weights 1 / (s alpha): s from the noise estimator, alpha the modality's dependency.
+Weights (s alpha)^(-1/3): s from the noise estimator, or from novelty where that is larger; alpha the dependency.
 Released gamma and beta are known for CREMA-D (4.0, 1e-5) and Kinetics-Sound (2.5, 0) alone. gamma is the
 loss_weight of modality_heads, here 1. beta weighs a sum over channels and positions: on 480x640 the four
 stages have 1,228,800, 614,400, 307,200 and 153,600 values, so 1e-5 would be 12 to 1.5 times their mean.

@@ -2,7 +2,7 @@
 
 All but the inner fusion is that of udml-default: SCFAE, light form.
 Run: python tools/train.py configs/segmentation/udml-scfae_r18-segformer_nyuv2-half.py
-Cost: 1,200 iterations at batch 4; not measured yet.
+Cost: 1,200 iterations at batch 4, about an hour of one core.
 Expect: not run yet. No pretrained weights, a short schedule: far below published numbers.
 """
 _base_ = './udml-default_r18-segformer_nyuv2-half.py'

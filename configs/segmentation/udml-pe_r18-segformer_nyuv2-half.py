@@ -1,0 +1,15 @@
+"""Dynamic fusion by probabilistic embedding, weights 1 / sigma^2, two ResNet-18 from scratch, NYU Depth v2, half size.
+
+The uncertainty is the embedding's own sigma, which nobody has taught what noise is.
+Run: python tools/train.py configs/segmentation/udml-pe_r18-segformer_nyuv2-half.py
+Cost: 1,200 iterations at batch 4, about an hour of one core.
+Expect: not run yet. No pretrained weights, a short schedule: far below published numbers.
+"""
+_base_ = [
+    '../_base_/default_runtime.py', '../_base_/data/nyuv2_half.py', '../_base_/models/udml_rgbd_r18.py',
+    '../_base_/schedules/scratch_1200.py']
+model = dict(
+    data_preprocessor=dict(size=(192, 256)),
+    decode_head=dict(num_classes=40),
+    neck=dict(
+        quality='variance', dependency=False, law='inverse_square', temperature=1.0, form='residual', norm='batch'))
