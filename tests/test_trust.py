@@ -20,7 +20,7 @@ CHECKS: dict[str, Callable[[Path], Iterable[Row]]] = {
     "2-saves": lambda folder: trust_runs.killed_while_saving(folder, 4),
     "3-damaged": lambda folder: trust_inputs.damaged_checkpoints(folder, 20),
     "4-not-finite": lambda folder: trust_inputs.not_finite(3),
-    "5-worker": lambda folder: [trust_runs.killed_worker(folder)],
+    "5-worker": lambda folder: [trust_runs.killed_process(folder, training) for training in (False, True)],
     "6-processes": lambda folder: trust_runs.two_processes(folder, ["SCFAE", "UDML"]),
     "7-precision": lambda folder: trust_inputs.precisions(),
     "8-hostile": trust_inputs.hostile_files,

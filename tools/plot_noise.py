@@ -6,7 +6,7 @@
 `training` draws weight, predicted noise and dependency of each modality over the steps of a run. `response` evaluates
 a checkpoint on its test set at each level of noise on one modality, writes every sample's estimates as csv and a plot,
 and prints how faithfully predicted noise follows the injected one. A type that training did not use needs its strength:
---cfg-options model.data_preprocessor.train_noise.noise.nir.scale.salt_pepper=0.02
+--cfg-options model.data_preprocessor.train_noise.noise.nir.scale.salt_and_pepper=0.02
 """
 from __future__ import annotations
 

@@ -4,9 +4,14 @@ Then neither the number of loader processes, nor what they have prefetched, nor 
 """
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
-from collections.abc import Iterator, Sequence, Sized
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +21,8 @@ from mmengine.dist import get_rank, get_world_size
 from torch.utils.data import DataLoader
 
 __all__ = [
-    "NumberedBatches", "ResumedBatches", "SeededDataset", "kept_randomness", "random_states", "restore_random_states",
-    "seeded_loader",
+    "NumberedBatches", "ResumedBatches", "SeededDataset", "end_with_training", "kept_randomness", "random_states",
+    "restore_random_states", "seeded_loader",
 ]
 
 
@@ -163,8 +168,28 @@ class ResumedBatches:
         return next(self._iterator)
 
 
+def end_with_training(worker_id: int, then: Callable[[int], Any] | None = None, seconds: float = 2.0) -> None:
+    """A loader process ends within ``seconds`` of the training that started it, however that died; ``then`` as well.
+
+    torch's own look at the parent is not enough: a batch that the dead training will not read blocks the queue, and
+    the process waits for it for good.
+    """
+    training = multiprocessing.parent_process().pid
+
+    def watch() -> None:
+        while os.getppid() == training:
+            time.sleep(seconds)
+        os._exit(1)  # sys.exit would wait for the queue
+
+    threading.Thread(target=watch, daemon=True).start()
+    if then is not None:
+        then(worker_id)
+
+
 def seeded_loader(loader: DataLoader, seed: int, endless: bool) -> DataLoader:
     """``loader`` with :class:`SeededDataset` and :class:`NumberedBatches`, and a generator of its own.
+
+    Its processes end with the training (:func:`end_with_training`).
 
     Raises: ValueError for a loader without batches, or without an order.
     """
@@ -175,8 +200,9 @@ def seeded_loader(loader: DataLoader, seed: int, endless: bool) -> DataLoader:
         )
     options = dict(
         num_workers=loader.num_workers, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory,
-        timeout=loader.timeout, worker_init_fn=loader.worker_init_fn, prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers, multiprocessing_context=loader.multiprocessing_context,
+        timeout=loader.timeout, worker_init_fn=partial(end_with_training, then=loader.worker_init_fn),
+        prefetch_factor=loader.prefetch_factor, persistent_workers=loader.persistent_workers,
+        multiprocessing_context=loader.multiprocessing_context,
         # every start of an iteration draws a number, which would otherwise come from the model's generator
         generator=torch.Generator().manual_seed(seed))
     return DataLoader(

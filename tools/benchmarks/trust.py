@@ -8,7 +8,7 @@
  2 killed while saving; full disk                  7 bfloat16 against float32; range of float16
  3 truncated and flipped checkpoints               8 hostile checkpoints and archives
  4 losses and inputs that are not finite           9 fuzzed files and lists
- 5 broken samples; a killed loader process        10 memory over many steps
+ 5 broken samples; killed loaders and trainings    10 memory over many steps
 
 Everything runs on small models and made-up data on the CPU, with the plugin's own data sets, models, necks and hooks.
 """

@@ -280,7 +280,8 @@ def broken_samples(folder: Path) -> Iterator[Row]:
             holds = ended == "SensorReadError"
         yield Row(f"{damaged} % broken, {allowed:.0%} allowed, {workers} workers", f"{number} samples",
                   f"{ended}; counted {dataset.number_broken}, listed {lines}", holds)
-    yield killed_worker(folder)
+    yield killed_process(folder, training=False)
+    yield killed_process(folder, training=True)
 
 
 def _children(of: int) -> list[int]:
@@ -295,25 +296,28 @@ def _children(of: int) -> list[int]:
     return found
 
 
-def killed_worker(folder: Path) -> Row:
-    work_dir = folder / "worker"
+def killed_process(folder: Path, training: bool) -> Row:
+    """SIGKILL of a loader process, or of the training that started it: all end by themselves within 30 s."""
+    name = f"a {'training with loader processes' if training else 'loader process'} is killed"
+    work_dir = folder / ("training" if training else "worker")
     child = cases.start(lambda: cases.train(cases.training("recognition", work_dir, folder, workers=2, steps=40_000)),
                         work_dir / "out.txt")
     begin = time.monotonic()
     while len(_children(child)) < 3 or not (work_dir / "iter_3.pth").is_file():
         if time.monotonic() - begin > PATIENCE:
             cases.finish(child, 0)
-            return Row("a loader process is killed", "1", f"no training: {_why(work_dir)}", False)
+            return Row(name, "1", f"no training: {_why(work_dir)}", False)
         time.sleep(0.05)
-    os.kill(max(_children(child)), signal.SIGKILL)
+    os.kill(child if training else max(_children(child)), signal.SIGKILL)
     begin = time.monotonic()
     code = cases.finish(child, 60)
     seconds = time.monotonic() - begin
     while (left := _children(child)) and time.monotonic() - begin < 30:
-        time.sleep(0.1)  # the other loader looks for its parent every 5 s
+        time.sleep(0.1)  # a loader looks for its parent every few seconds
     gone = time.monotonic() - begin
-    return Row("a loader process is killed", "1", f"exit code {code} after {seconds:.1f} s, {len(left)} processes left "
-               f"after {gone:.1f} s", code not in (0, -signal.SIGALRM) and seconds < 30 and not left)
+    ended = code == -signal.SIGKILL if training else code not in (0, -signal.SIGALRM)
+    return Row(name, "1", f"exit code {code} after {seconds:.1f} s, {len(left)} processes left after {gone:.1f} s",
+               ended and seconds < 30 and not left)
 
 
 # --- 6

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TRAINING = """
+import os
+import numpy as np
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from mmfusion_plugin.engine.data_order import seeded_loader
+
+class Large:  # too large for a pipe, and no tensors: a loader process waits until the training has read a batch
+    def __len__(self):
+        return 100_000
+
+    def __getitem__(self, i):
+        return np.zeros(300_000, np.uint8)
+
+def tell(worker):
+    print("loader", os.getpid(), flush=True)
+
+data = Large()
+batches = BatchSampler(SequentialSampler(data), 1, False)
+loader = DataLoader(data, batch_sampler=batches, num_workers=2, collate_fn=list, worker_init_fn=tell)
+seeded = seeded_loader(loader, 0, False)
+it = iter(seeded)
+next(it), next(it), next(it)
+print("read", flush=True)
+import time
+time.sleep(600)
+"""
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="asks /proc which processes live")
+def test_loader_processes_end_with_a_killed_training_whose_batches_nobody_reads():
+    training = subprocess.Popen([sys.executable, "-c", TRAINING], stdout=subprocess.PIPE, text=True,
+                                env=os.environ | {"OMP_NUM_THREADS": "1"})
+    loaders = []
+    try:
+        for line in training.stdout:
+            if line.startswith("read"):
+                break
+            loaders.append(int(line.split()[1]))
+        assert len(loaders) == 2, "the loader's own worker_init_fn ran in each"
+        time.sleep(0.5)  # until the queue is full
+        training.send_signal(signal.SIGKILL)
+        training.wait()
+        end = time.monotonic() + 30
+        while any(map(running, loaders)) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not any(map(running, loaders))
+    finally:
+        training.kill()
+        for pid in filter(running, loaders):
+            os.kill(pid, signal.SIGKILL)
