@@ -324,10 +324,10 @@ def fuzzed_files(folder: Path, number: int) -> Iterator[Row]:
     if find_spec("hypothesis") is None:
         raise SystemExit("check 9 needs Hypothesis: pip install 'mmfusion_plugin[test]'")
     folder.mkdir(parents=True)
-    gc.freeze()  # mmengine's data sets collect garbage when they are built: 40 ms a case with all that is imported
     for name, path, read in _loaders(folder):
         files.sidecar(path).unlink(missing_ok=True)
         read(path)  # sound as it is
+        gc.freeze()  # mmengine's data sets collect garbage when they are built: 40 ms a case with all that is imported
         with _silent():
             outcomes, wrong = _fuzzed(path, read, number)
         yield Row(name, f"{sum(outcomes.values())} cases", f"{wrong or 'typed errors only'}; refused "
