@@ -68,7 +68,7 @@ class GradientAnalysisHook(Hook):
         self._report(runner, found)
 
     def analyse(self, model: nn.Module, batch) -> dict[str, float]:
-        """{``cosine_<place>/<modality>/<term>``, ``ratio_...`` alike or ``norm_<place>/<modality>``: value} of a batch."""
+        """{``cosine_<place>/<modality>/<term>``, ``ratio_``... or ``norm_<place>/<modality>``: value} of one batch."""
         encoders = getattr(getattr(model, "backbone", None), "encoders", None)
         if not isinstance(encoders, nn.ModuleDict):
             raise ValueError(

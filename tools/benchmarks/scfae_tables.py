@@ -16,9 +16,9 @@
 
 Rows are trainings; a training that several tables show is run once, and all that any table asks is asked of it while it
 is there. So the results file is the data set's (results/scfae_DATA.jsonl), and a table is a choice of rows and columns.
-Every row has the same encoders, schedule and modality dropout and is the model after the last epoch. Resumable: kill it
-and run the same command again. The paper's own data (FakeAVCeleb, ActivityNet, CMU-MOSEI) are other ones, so none of its
-figures stands beside these.
+Every row has the same encoders, schedule and modality dropout and is the model after the last epoch. Resumable: kill
+it and run the same command again. The paper's own data (FakeAVCeleb, ActivityNet, CMU-MOSEI) are other ones, so none of
+its figures stands beside these.
 """
 from __future__ import annotations
 
@@ -226,12 +226,12 @@ def columns_of(table: str, task: Task, records: Sequence[Mapping[str, Any]]) -> 
 
 
 NOTES = {
-    "6": "Accuracy of a linear probe on the frozen encoder minus that of the encoder trained alone with the same seed, in "
-         "points. Trained alone (%): {alone}.",
-    "7": "Means over {analyses} analyses of a training and over the encoders' outputs (the share: the median); the auxiliary "
-         "gradient is that of the row's own fusion loss, as weighted. A dash: the row has none.",
-    "14": "Accuracy (%) with one branch of Z zeroed in evaluation. SCFAE's head also reads the encoders' outputs, which no "
-          "masking touches; the other rows' reads Z alone.",
+    "6": "Accuracy of a linear probe on the frozen encoder minus that of the encoder trained alone with the same seed, "
+         "in points. Trained alone (%): {alone}.",
+    "7": "Means over {analyses} analyses of a training and over the encoders' outputs (the share: the median); the "
+         "auxiliary gradient is that of the row's own fusion loss, as weighted. A dash: the row has none.",
+    "14": "Accuracy (%) with one branch of Z zeroed in evaluation. SCFAE's head also reads the encoders' outputs, "
+          "which no masking touches; the other rows' reads Z alone.",
 }
 
 
