@@ -6,6 +6,7 @@ the model after the last iteration; no checkpoint is picked on the data that the
 """
 from __future__ import annotations
 
+import copy
 import fcntl
 import gc
 import hashlib
@@ -65,7 +66,7 @@ class Job:
         from mmengine.config import Config
 
         cfg = Config.fromfile(self.config)
-        cfg.merge_from_dict({**self.overrides, **self.paths})
+        cfg.merge_from_dict(copy.deepcopy({**self.overrides, **self.paths}))  # merging takes _delete_ out of its input
         return cfg
 
     def settings(self) -> str:
@@ -73,7 +74,7 @@ class Job:
         from mmengine.config import Config
 
         cfg = Config.fromfile(self.config)
-        cfg.merge_from_dict(dict(self.overrides))
+        cfg.merge_from_dict(copy.deepcopy(dict(self.overrides)))
         text = json.dumps(
             [cfg.to_dict(), {k: v if isinstance(v, Mapping) else list(v) for k, v in self.evaluations.items()},
              self.channels_last],

@@ -42,10 +42,10 @@ class Table:
 
     def scores(self, folder: Path) -> dict[str, dict[str, list[float]]]:
         """row -> column -> values over seeds, of rows with more than one seed and every column."""
-        keys = {job.key() for job in self.jobs}
+        wanted = {job.settings() for job in self.jobs}
         found: dict[str, dict[str, list[float]]] = {}
-        for record in map(self.derive, (r for r in read_results(folder / f"{self.name}.jsonl") if r["key"] in keys)):
-            if set(self.columns) <= set(record["metrics"]):
+        for record in map(self.derive, read_results(folder / f"{self.name}.jsonl")):
+            if record["settings"] in wanted and record["seed"] in SEEDS and set(self.columns) <= set(record["metrics"]):
                 row = found.setdefault(record["row"], {column: [] for column in self.columns})
                 for column in self.columns:
                     row[column].append(self.scale * record["metrics"][column][self.metric])
@@ -54,12 +54,12 @@ class Table:
 
 def tables() -> list[Table]:
     clips = digit_clips_table
-    found = [Table("digit_clips", clips.jobs("", SEEDS), list(clips.EVALUATIONS), ACCURACY, 100)]
+    found = [Table("digit_clips", clips.jobs("", [0]), list(clips.EVALUATIONS), ACCURACY, 100)]
     for name, task in features_table.TASKS.items():
         found.append(Table(
-            Path(task.out).stem, features_table.jobs(name, "", SEEDS), task.columns, ACCURACY, 100,
+            Path(task.out).stem, features_table.jobs(name, "", [0]), task.columns, ACCURACY, 100,
             lambda record, task=task: features_table.with_means(task, record)))
-    pictures = cwfid_table.jobs("", SEEDS, None, True, True)
+    pictures = cwfid_table.jobs("", [0], None, True, True)
     found.append(Table("cwfid", pictures, list(cwfid_table.EVALUATIONS), "mIoU", 1))
     return found
 
