@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything of theirs is imported
