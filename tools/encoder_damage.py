@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything of theirs is imported
@@ -101,10 +100,7 @@ def main() -> None:
         evidence.provenance(args.config, args.checkpoint, cfg, key), rows=probing.damage_rows(joint, alone),
         probe=probing.PROBE.format(steps=args.steps, decay=args.weight_decay), positions=args.positions,
         probe_seed=args.seed, references={m: dict(config=c, checkpoint=k) for m, (c, k) in references.items()})
-    text = probing.damage_markdown(record)
-    print(text)
-    paths = evidence.write_evidence(out, "encoder_damage", record, text)
-    print(*paths, probing.plot_damage(record, Path(out) / "encoder_damage.png"), sep="\n")
+    evidence.publish(out, "encoder_damage", record, probing.damage_markdown, probing.plot_damage)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,7 @@ def main() -> None:
             report=launch.progress())
         record = dict(evidence.provenance(args.config, args.checkpoint, cfg, key), head_reads=block.head_reads,
                       **embeddings.summarise_branches(outcomes, asked, args.metric))
-    text = embeddings.branches_markdown(record)
-    print(text)
-    print(*evidence.write_evidence(out, "branches", record, text), sep="\n")
+    evidence.publish(out, "branches", record, embeddings.branches_markdown)
 
 
 if __name__ == "__main__":

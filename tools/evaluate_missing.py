@@ -41,10 +41,7 @@ def main() -> None:
                       **missing.summarise_subsets(outcomes, asked, names, args.metric))
     elif args.metric:
         record["metric"] = evidence.choose_metric(list(record["mean"]), args.metric)
-    text = missing.subsets_markdown(record)
-    print(text)
-    paths = evidence.write_evidence(out, "missing", record, text)
-    print(*paths, missing.plot_subsets(record, out / "missing.png"), sep="\n")
+    evidence.publish(out, "missing", record, missing.subsets_markdown, missing.plot_subsets)
 
 
 if __name__ == "__main__":

@@ -94,10 +94,7 @@ def main() -> None:
     except ValueError as error:
         raise launch.UsageError(str(error)) from None
     record = dict(evidence.provenance(args.config, args.checkpoint, cfg, key), noise_seed=args.seed, **found)
-    text = robustness.noise_markdown(record)
-    print(text)
-    paths = evidence.write_evidence(out, "noise", record, text)
-    print(*paths, robustness.plot_noise_curves(record, out / "noise.png"), sep="\n")
+    evidence.publish(out, "noise", record, robustness.noise_markdown, robustness.plot_noise_curves)
 
 
 if __name__ == "__main__":

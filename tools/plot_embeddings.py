@@ -46,10 +46,7 @@ def main() -> None:
             raise launch.UsageError(str(error)) from None
         record = dict(evidence.provenance(args.config, args.checkpoint, cfg, key), level=args.level,
                       plot_seed=args.seed, labels=labels.tolist(), **found)
-    text = embeddings.embeddings_markdown(record)
-    print(text)
-    paths = evidence.write_evidence(out, "embeddings", record, text)
-    print(*paths, embeddings.plot_embeddings(record, out / "embeddings.png"), sep="\n")
+    evidence.publish(out, "embeddings", record, embeddings.embeddings_markdown, embeddings.plot_embeddings)
 
 
 if __name__ == "__main__":

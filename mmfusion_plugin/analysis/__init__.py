@@ -1,8 +1,9 @@
 """Questions to trained models, answered as tables. Needs mmengine."""
+from .table_columns import Column, render_columns, spread
 from .table_runs import Job, Summary, read_results, render, run_table, train_and_evaluate
 from .table_tool import add_table_arguments, fusion_rows, run_table_tool, with_and_without_dropout
 
 __all__ = [
-    "Job", "Summary", "add_table_arguments", "fusion_rows", "read_results", "render", "run_table", "run_table_tool",
-    "train_and_evaluate", "with_and_without_dropout",
+    "Column", "Job", "Summary", "add_table_arguments", "fusion_rows", "read_results", "render", "render_columns",
+    "run_table", "run_table_tool", "spread", "train_and_evaluate", "with_and_without_dropout",
 ]

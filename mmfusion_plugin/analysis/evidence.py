@@ -6,12 +6,12 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "COLOURS", "as_share", "choose_metric", "figure_panels", "fingerprint", "markdown_table", "provenance",
+    "COLOURS", "as_share", "choose_metric", "figure_panels", "fingerprint", "markdown_table", "provenance", "publish",
     "read_evidence", "save_figure", "write_evidence",
 ]
 
@@ -75,6 +75,19 @@ def write_evidence(folder: str | Path, name: str, record: Mapping[str, Any], mar
         os.replace(partial, path)
         paths.append(path)
     return paths
+
+
+def publish(
+    folder: str | Path, name: str, record: Mapping[str, Any], markdown: Callable[[Mapping[str, Any]], str],
+    plot: Callable[[Mapping[str, Any], Path], Path] | None = None
+) -> None:
+    """How every evidence command ends: the text on the screen, then the paths of its json, markdown and picture."""
+    text = markdown(record)
+    print(text)
+    paths = write_evidence(folder, name, record, text)
+    if plot is not None:
+        paths.append(plot(record, Path(folder) / f"{name}.png"))
+    print(*paths, sep="\n")
 
 
 def read_evidence(folder: str | Path, name: str, key: str | None = None) -> dict[str, Any] | None:

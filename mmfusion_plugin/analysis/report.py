@@ -158,19 +158,21 @@ def _gradients(scalars: Scalars, folder: Path) -> _Section:
         "custom_hooks = [dict(type='GradientAnalysisHook', interval=100)]   # in the config, then train")
     found: dict[tuple[str, str], dict[str, list]] = {}
     for name, points in scalars.items():
-        match = re.fullmatch(r"gradient/(cosine|negative|norm)_output/(.+)", name)
+        match = re.fullmatch(r"gradient/(cosine|negative|norm|ratio)_output/(.+)", name)
         if match:
             found.setdefault(("gradient", match[1]), {})[match[2]] = points
     if not found:
         return section
     titles = dict(cosine="cosine of task and auxiliary gradient", negative="share of negative cosines so far",
-                  norm="norm of the task's gradient")
+                  norm="norm of the task's gradient", ratio="auxiliary gradient's norm over the task's")
     figure, axes = figure_panels(len(found))
     for axis, ((_, what), lines) in zip(axes, sorted(found.items())):
         for name, points in lines.items():
             axis.plot(*zip(*points), marker="o", markersize=3, label=name)
         if what == "cosine":
             axis.axhline(0, color="grey", linewidth=0.8)
+        if what == "ratio":
+            axis.set_yscale("log")  # in the first steps the task's gradient is still small
         axis.set(title=titles[what], xlabel="step")
         axis.title.set_fontsize(9)
         axis.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)

@@ -6,6 +6,7 @@ the model after the last iteration; no checkpoint is picked on the data that the
 """
 from __future__ import annotations
 
+import copy
 import fcntl
 import gc
 import hashlib
@@ -65,7 +66,7 @@ class Job:
         from mmengine.config import Config
 
         cfg = Config.fromfile(self.config)
-        cfg.merge_from_dict({**self.overrides, **self.paths})
+        cfg.merge_from_dict(copy.deepcopy({**self.overrides, **self.paths}))  # merging takes _delete_ out of its input
         return cfg
 
     def settings(self) -> str:
@@ -73,7 +74,7 @@ class Job:
         from mmengine.config import Config
 
         cfg = Config.fromfile(self.config)
-        cfg.merge_from_dict(dict(self.overrides))
+        cfg.merge_from_dict(copy.deepcopy(dict(self.overrides)))
         text = json.dumps(
             [cfg.to_dict(), {k: v if isinstance(v, Mapping) else list(v) for k, v in self.evaluations.items()},
              self.channels_last],
@@ -385,11 +386,14 @@ def _git_commit() -> str | None:
 # --- one job -------------------------------------------------------------------------------------
 
 
-def train_and_evaluate(job: Job, folder: Path, keep: bool = False) -> dict[str, Any]:
+def train_and_evaluate(
+    job: Job, folder: Path, keep: bool = False, examine: Callable[[Any, Path], dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """Train ``job`` through mmengine's Runner, then evaluate it complete and with modalities withheld.
 
     Nothing is evaluated during training; ``keep`` writes the last weights to ``final.pth`` in the folder. ``metrics``
-    holds what the evaluator returns, and the IoU of each class where it is mmsegmentation's IoUMetric.
+    holds what the evaluator returns, and the IoU of each class where it is mmsegmentation's IoUMetric. ``examine``
+    (runner, folder) adds entries of its own, asked of the trained model.
 
     Raises: whatever the Runner raises; ValueError if a withheld modality is not one of the model's.
     """
@@ -426,6 +430,12 @@ def train_and_evaluate(job: Job, folder: Path, keep: bool = False) -> dict[str, 
         neck_parameters=_parameters(getattr(model, "neck", None)),
         train_seconds=round(trained - start, 1),
         evaluation_seconds=round(time.perf_counter() - trained, 1))
+    if examine is not None:
+        if known:
+            preprocessor.test_missing = ()
+            preprocessor.noise.set_test_noise(None)
+        start = time.perf_counter()
+        record.update(examine(runner, folder), examination_seconds=round(time.perf_counter() - start, 1))
     del runner, model, preprocessor
     gc.collect()
     return record

@@ -74,6 +74,9 @@ def run_table_tool(
     metric: str = "mIoU",
     scale: float = 1.0,
     derive: Callable[[Record], Record] | None = None,
+    *,
+    draw: Callable[[Sequence[Record]], str] | None = None,
+    examine: Callable[[Any, Path], dict[str, Any]] | None = None,
 ) -> int:
     """Run what ``args`` asks for and print the table. Returns the exit code: 0, 1 (failures) or 2 (usage).
 
@@ -82,6 +85,8 @@ def run_table_tool(
         note: printed below the table.
         metric, scale: see :func:`render`.
         derive: computes more columns from a record before it is rendered.
+        draw: records -> markdown, instead of :func:`render`.
+        examine: what else is asked of each trained model, see :func:`train_and_evaluate`.
     """
     names = list(dict.fromkeys(job.row for job in table))
     unknown = sorted(set(args.rows or ()) - set(names))
@@ -91,13 +96,14 @@ def run_table_tool(
     table = [job for job in table if args.rows is None or job.row in args.rows]
     failed = []
     if not args.render_only:
-        run_job = functools.partial(train_and_evaluate, keep=args.keep)
+        run_job = functools.partial(train_and_evaluate, keep=args.keep, examine=examine)
         failed = run_table(
             table, args.out, run_job, workers=args.workers, retry_failed=args.retry_failed).failed
     if args.render or args.render_only:
         keys = {job.key() for job in table}
         records = [record for record in read_results(args.out) if record["key"] in keys]
-        print(render(records if derive is None else [derive(r) for r in records], columns, names, metric, scale))
+        records = records if derive is None else [derive(r) for r in records]
+        print(render(records, columns, names, metric, scale) if draw is None else draw(records))
         print(f"\n{note}\nBold: within one standard deviation of the column's best.")
     if failed:
         print(f"{len(failed)} trainings failed; see {Path(args.out).stem}.failures.jsonl beside {args.out}",

@@ -29,8 +29,10 @@ class GradientAnalysisHook(Hook):
 
     For each encoder, at its output (all levels) and at its parameters:
     ``gradient/cosine_<place>/<modality>/<term>`` between the task loss and each auxiliary loss,
-    ``gradient/negative_<place>/<modality>/<term>``, the share of negative cosines so far (kept over a resume), and
-    ``gradient/norm_<place>/<modality>``, the norm of the task's gradient. They go to the visualizer, so to
+    ``gradient/negative_<place>/<modality>/<term>``, the share of negative cosines so far (kept over a resume),
+    ``gradient/norm_<place>/<modality>``, the norm of the task's gradient, and
+    ``gradient/ratio_<place>/<modality>/<term>``, the auxiliary gradient's norm over it: a cosine says little of a loss
+    that hardly pulls. They go to the visualizer, so to
     ``vis_data/scalars.json``, and as one line to the log.
 
     The analysis runs its own forward pass: random states, buffers (BatchNorm's statistics, steps, running means) and
@@ -66,7 +68,7 @@ class GradientAnalysisHook(Hook):
         self._report(runner, found)
 
     def analyse(self, model: nn.Module, batch) -> dict[str, float]:
-        """{``cosine_<place>/<modality>/<term>`` or ``norm_<place>/<modality>``: value} of one batch."""
+        """{``cosine_<place>/<modality>/<term>``, ``ratio_``... or ``norm_<place>/<modality>``: value} of one batch."""
         encoders = getattr(getattr(model, "backbone", None), "encoders", None)
         if not isinstance(encoders, nn.ModuleDict):
             raise ValueError(
@@ -142,7 +144,8 @@ def group_losses(losses: Mapping[str, Tensor | Sequence[Tensor]], auxiliary: Seq
 def gradient_statistics(
     terms: Mapping[str, Tensor], tensors: Mapping[str, Sequence[Tensor]]
 ) -> dict[tuple[str, str], float]:
-    """{("norm", m): task gradient's norm at m's tensors, ("cosine", "m/term"): with the gradient of each other term}.
+    """{("norm", m): task gradient's norm at m's tensors, ("cosine", "m/term"): with the gradient of each other term,
+    ("ratio", "m/term"): that gradient's norm over the task's}.
 
     A pair of which either gradient is zero (a loss that does not reach the encoder) has no cosine and is left out.
     """
@@ -167,6 +170,7 @@ def gradient_statistics(
             size = float(task.norm() * other.norm())
             if size > 0:
                 statistics["cosine", f"{m}/{term}"] = float(task @ other) / size
+                statistics["ratio", f"{m}/{term}"] = float(other.norm() / task.norm())
     return statistics
 
 

@@ -1,4 +1,5 @@
 """The fusion methods and what they share. Needs torch alone."""
+from .auxiliary import SCFAEAuxiliary
 from .block import FusionBlock
 from .concat import ConcatFusion
 from .contract import FusionOutput
@@ -13,7 +14,7 @@ from .sum import SumFusion
 FUSIONS: dict[str, type[FusionBlock]] = {
     block.__name__: block
     for block in (
-        SCFAE, SumFusion, ConcatFusion, MLPFusion, GatedFusion, FiLMFusion, CrossAttentionFusion,
+        SCFAE, SumFusion, ConcatFusion, MLPFusion, GatedFusion, FiLMFusion, CrossAttentionFusion, SCFAEAuxiliary,
     )
 }
 

@@ -239,6 +239,8 @@ class FeatureDataset(BaseActionDataset):
             1). Name the training part there in the configs of all parts: no statistics of test data.
         max_gib: GiB that the arrays may have unpacked.
         nonfinite: ``error``, or ``missing``: a row of a modality that holds NaN or infinity is a missing one.
+        fold: None, or ``dict(number=4, index=0, part='train')`` where the file has no validation part: of every
+            ``number`` rows in a row, the one at ``index`` is for ``part='validation'``, the others for ``'train'``.
         kwargs: as in BaseActionDataset; ``metainfo=dict(classes=[...])`` or ``num_classes`` is needed.
 
     Shapes: arrays (N, C) or (N, T, C), N the same for all and for the labels.
@@ -259,6 +261,7 @@ class FeatureDataset(BaseActionDataset):
         standardize: Mapping | None = None,
         nonfinite: str = "error",
         max_gib: float = 16.0,
+        fold: Mapping | None = None,
         **kwargs,
     ) -> None:
         if not isinstance(arrays, Mapping) or not arrays:
@@ -281,6 +284,7 @@ class FeatureDataset(BaseActionDataset):
         self.standardize = standardize
         self.nonfinite = nonfinite
         self.max_gib = max_gib
+        self.fold = _checked_fold(fold)
         self._rows: dict[str, np.ndarray] = {}
         self._there: dict[str, np.ndarray] = {}
         super().__init__(ann_file, list(pipeline), **kwargs)
@@ -318,7 +322,13 @@ class FeatureDataset(BaseActionDataset):
             rows[missing] = 0
             self._rows[m] = ((rows - mean[m]) / std[m]).astype(np.float32)
             self._rows[m][missing] = 0
-        return [dict(row=row, label=int(label), filename=f"{path}[{row}]") for row, label in enumerate(labels)]
+        return [dict(row=row, label=int(label), filename=f"{path}[{row}]")
+                for row, label in enumerate(labels) if self._in_fold(row)]
+
+    def _in_fold(self, row: int) -> bool:
+        if self.fold is None:
+            return True
+        return (row % self.fold["number"] == self.fold["index"]) == (self.fold["part"] == "validation")
 
     def get_data_info(self, idx: int) -> dict:
         info = super().get_data_info(idx)
@@ -427,6 +437,18 @@ def _with_ending(path: str, ending: str) -> str:
     """A dot inside a clip's name is no ending."""
     known = Path(path).suffix.lower() in VIDEOS | SOUNDS
     return str(Path(path).with_suffix(ending)) if known else path + ending
+
+
+def _checked_fold(fold: Mapping | None) -> dict | None:
+    if fold is None:
+        return None
+    example = "dict(number=4, index=0, part='train')"
+    if set(fold) != {"number", "index", "part"} or fold["part"] not in ("train", "validation"):
+        raise ValueError(f"dataset.fold must be None or such as {example} (or part='validation'), got {dict(fold)!r}")
+    number, index = fold["number"], fold["index"]
+    if not (isinstance(number, int) and isinstance(index, int) and number > 1 and 0 <= index < number):
+        raise ValueError(f"dataset.fold.number must be 2 or more and index from 0 to number - 1, got {dict(fold)!r}")
+    return dict(fold)
 
 
 def _classes(dataset: BaseActionDataset) -> list[str] | int:

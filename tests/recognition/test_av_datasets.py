@@ -394,3 +394,19 @@ def test_sentiment_features(shared_data):
     train, val = (DATASETS.build({**options, "ann_file": f"{part}.npz"}) for part in ("train", "val"))
     assert (len(train), len(val)) == (1447, 326)
     assert sum(val[i]["label"] for i in range(326)) == 198
+
+
+def test_folds_share_out_the_rows(tmp_path):
+    whole = features(tmp_path)
+    parts = {part: features(tmp_path, fold=dict(number=2, index=1, part=part)) for part in ("train", "validation")}
+    rows = {part: [found.get_data_info(i)["row"] for i in range(len(found))] for part, found in parts.items()}
+    assert rows["validation"] == list(range(1, len(whole), 2))
+    assert sorted(rows["train"] + rows["validation"]) == list(range(len(whole)))
+
+
+@pytest.mark.parametrize("fold", [
+    dict(number=2), dict(number=2, index=2, part="train"), dict(number=1, index=0, part="train"),
+    dict(number=2, index=0, part="test")])
+def test_impossible_folds_are_refused(tmp_path, fold):
+    with pytest.raises(ValueError, match=r"dataset\.fold"):
+        features(tmp_path, fold=fold)

@@ -1,0 +1,183 @@
+"""The paper bench at toy length: what its commands train, ask and print."""
+from __future__ import annotations
+
+import importlib
+import math
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("mmaction")
+pytest.importorskip("mmseg")
+import torch
+from mmengine.registry import MODELS
+from test_table_job import paths  # noqa: F401  a fixture: six views in the layout of the real file
+
+from mmfusion_plugin.analysis import Column, Job, render_columns, train_and_evaluate
+from mmfusion_plugin.analysis.examination import gradient_summary
+
+
+@pytest.fixture
+def tool(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "tools" / "benchmarks"))
+    return importlib.import_module
+
+
+def shortened(job: Job, **more) -> Job:
+    short = {"train_cfg.max_epochs": 1, "train_cfg.val_begin": 1, "param_scheduler.0.end": 1}
+    return replace(job, overrides={**job.overrides, **short, **more})
+
+
+# --- SCFAE's tables ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", ["handwritten6", "cmu-mosi", "digit-clips"])
+def test_tables_share_trainings_and_every_row_is_one_of_its_own(tool, data):
+    tables = tool("scfae_tables")
+    jobs = tables.jobs("all", data, "DATA", (0, 1))
+    rows = [job.row for job in jobs if job.seed == 0]
+    assert rows == [job.row for job in jobs if job.seed == 1]
+    jobs = jobs[: len(rows)]
+    assert len(set(rows)) == len({job.settings() for job in jobs}) == len(rows)
+    for table in tables.TABLES:
+        assert all(job in jobs for job in tables.jobs(table, data, "DATA", [0]))
+        assert set(tables.rows_of(table, tables.TASKS[data])) <= set(rows)
+    for job in jobs:
+        neck = job.load_config().model.neck
+        assert MODELS.build(neck) is not None
+        if neck.type != "SingleModality":
+            assert neck.modality_dropout == tables.TASKS[data].dropout, job.row
+            assert {m for missing in job.evaluations.values() for m in missing} <= set(neck.modalities)
+
+
+def test_a_training_is_asked_for_all_tables_and_they_are_drawn(tool, paths, tmp_path):  # noqa: F811
+    tables = tool("scfae_tables")
+    jobs = {job.row: job for job in tables.jobs("all", "handwritten6", "DATA", [0], interval=3)}
+    records = []
+    for row in ("SCFAE, head reads Z alone", "pix alone"):
+        job = shortened(replace(jobs[row], paths=paths))
+        found = train_and_evaluate(job, tmp_path / row, examine=tables.examine)
+        records.append(dict(found, row=row, seed=0, settings=job.settings()))
+    plain, alone = records
+    assert set(plain["probes"]) == set(tables.TASKS["handwritten6"].widths) and set(alone["probes"]) == {"pix"}
+    assert set(plain["branches"]) == {"full", "shared", "specific"} and alone["branches"] == {}
+    assert plain["branches"]["full"][" + ".join(plain["probes"])] == plain["metrics"]["complete"][tables.METRIC]
+    assert "pix/recon" in plain["gradients"]["cosine"]
+    assert plain["gradients"]["analyses"]["mor"] == 3 and alone["gradients"] == {}, "7 steps, every third"
+    text = tables.draw(("6", "7", "14"), "handwritten6", records)
+    difference = 100 * (plain["probes"]["pix"] - alone["probes"]["pix"])
+    assert f"{difference:+.1f}" in text and text.count("| SCFAE, head reads Z alone |") == 3
+
+
+def test_gradients_are_summed_up_over_a_training():
+    found = gradient_summary({
+        "gradient/norm_output/a": [(0, 1.0), (5, 3.0)], "gradient/cosine_output/a/recon": [(0, -0.5), (5, 0.25)],
+        "gradient/ratio_output/a/recon": [(0, 900.0), (5, 0.5), (9, 0.25)],
+        "gradient/negative_output/a/recon": [(0, 1.0)], "gradient/norm_parameters/a": [(0, 7.0)], "loss": [(0, 2.0)]})
+    assert found == dict(norm={"a": 2.0}, analyses={"a": 2}, cosine={"a/recon": -0.125}, negative={"a/recon": 0.5},
+                         ratio={"a/recon": 0.5})
+
+
+def test_table_13_counts_the_papers_block(tool):
+    costs = tool("scfae_costs")
+    record = costs.cost_rows(1, dict(visual=(1, 3, 3, 32, 32), audio=(1, 1, 1, 32, 32)))
+    found = {row["part"]: row for row in record["rows"]}
+    assert found["SCFAE only"]["parameters"] == 24_136_700 and len(found) == 7
+    assert found["SCFAE only"]["multiply_adds"] == pytest.approx(0.024e9, rel=0.02)
+    assert all(row["milliseconds"] > 0 and row["peak_bytes"] > 0 for row in record["rows"])
+    assert "| SCFAE only | 24.14 | 0.024 |" in costs.costs_markdown(record)
+
+
+# --- columns -------------------------------------------------------------------------------------
+
+
+def test_columns_have_their_own_digits_signs_and_bold_rows():
+    records = [
+        dict(row=row, seed=seed, settings=row, parameters=2_000, neck_parameters=500, score=score, cosine=cosine)
+        for row, seed, score, cosine in (
+            ("a", 0, 1.0, -0.5), ("a", 1, 3.0, 0.5), ("b", 0, 9.0, None), ("b", 1, 9.5, None))]
+    columns = [Column("score", lambda r: r["score"], signed=True),
+               Column("cosine", lambda r: r["cosine"], 3, best=False)]
+    lines = render_columns(records, columns, ["b", "a", "absent"]).splitlines()
+    assert lines[0] == "|  | score | cosine | n | parameters (neck), thousands |"
+    assert lines[2:] == [f"| b | **+9.2 ± {math.sqrt(0.125):.1f}** | - | 2 | 2 (0) |",
+                         f"| a | +2.0 ± {math.sqrt(2):.1f} | 0.000 ± {math.sqrt(0.5):.3f} | 2 | 2 (0) |"]
+    with pytest.raises(ValueError, match="row 'a' mixes settings"):
+        render_columns([*records, records[0]], columns, ["a"])
+
+
+# --- choosing a preset ---------------------------------------------------------------------------
+
+
+def test_a_distance_is_in_the_larger_spread_and_no_smaller_than_the_floor(tool):
+    ranking = tool("preset_ranking")
+    scores = dict(good=dict(c=[10.0, 10.0]), noisy=dict(c=[6.0, 10.0]), poor=dict(c=[8.0, 8.0]))
+    found = ranking.distances(scores, ["c"], floor=0.5)
+    assert found["good"]["c"] == 0
+    assert found["noisy"]["c"] == pytest.approx(2 / math.sqrt(8)) and found["poor"]["c"] == pytest.approx(2 / 0.5)
+    lines = ranking.ranking({"one": found, "two": {"poor": {"d": 0.0}, "good": {"d": 1.5}}})
+    assert [(row, worst, near) for row, worst, _, near, _ in lines] == [("good", 1.5, 1), ("poor", 4.0, 1)]
+
+
+@pytest.mark.slow
+def test_the_committed_results_are_ranked(tool, repository, capsys, monkeypatch):
+    ranking = tool("preset_ranking")
+    monkeypatch.setattr("sys.argv", ["preset_ranking.py", "--results", str(repository / "results")])
+    assert ranking.main() == 0
+    assert "concat, MLP + LN, dropout" in capsys.readouterr().out.split("smallest worst distance first")[1]
+
+
+@pytest.mark.parametrize("data", ["handwritten6", "digit-clips"])
+def test_the_search_reads_no_test_row_and_no_seed_of_a_table(tool, data, monkeypatch, capsys):
+    search = tool("scfae_search")
+    jobs = search.jobs(data, "DATA", search.SEEDS)
+    assert min(job.seed for job in jobs) >= 100
+    jobs = jobs[: len(jobs) // 2]
+    assert len({job.settings() for job in jobs}) == len({job.row for job in jobs}) == len(jobs)
+    for job in jobs:
+        cfg = job.load_config()
+        train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
+        if data == "digit-clips":
+            assert (train.ann_file, test.ann_file) == ("train.txt", "val.txt")
+        else:
+            assert train.split == test.split == "train"
+            assert (train.fold.part, test.fold.part) == ("train", "validation")
+        assert MODELS.build(cfg.model.neck) is not None, job.row
+    monkeypatch.setattr("sys.argv", ["scfae_search.py", data, "--seeds", "0"])
+    assert search.main() == 2 and "100 and up" in capsys.readouterr().err
+
+
+# --- nyuv2_half on a GPU -------------------------------------------------------------------------
+
+
+def test_the_gpu_table_differs_in_the_neck_alone_and_trains_an_mit_b2(tool, tmp_path):
+    from segmentation.scene import write_frames
+
+    table = tool("nyuv2_half_table")
+    frames = write_frames(tmp_path / "frames", ("1", "2"), (64, 64), classes=40)
+    depth = frames / "Depth"
+    import cv2
+
+    for path in depth.glob("*.png"):
+        cv2.imwrite(str(path), (cv2.imread(str(path), -1) % 200 + 20).astype("uint8"))
+    jobs = table.jobs(str(frames), [0], epochs=200, loaders=0)
+    assert len(jobs) == len({job.settings() for job in jobs}) == 15
+    configs = {job.row: job.load_config() for job in jobs}
+    for encoder in table.ENCODERS:
+        rest = []
+        for row, cfg in configs.items():
+            if row.endswith(f", {encoder}"):
+                assert MODELS.build(cfg.model.neck).out_channels == cfg.model.decode_head.in_channels
+                rest.append({**cfg.to_dict(), "model": {k: v for k, v in cfg.model.to_dict().items() if k != "neck"}})
+        assert all(part == rest[0] for part in rest)
+        assert rest[0]["train_cfg"]["max_iters"] == 15_000
+    job = next(job for job in jobs if job.row == "UDML(SCFAE), mitb2")
+    short = {"train_cfg.max_iters": 2, "train_dataloader.batch_size": 2, "param_scheduler.0.end": 1,
+             "param_scheduler.1.begin": 1, "param_scheduler.1.end": 2}
+    crop = {"train_dataloader.dataset.pipeline": {"3": dict(crop_size=(64, 64))},
+            "model.data_preprocessor.size": (64, 64)}
+    record = train_and_evaluate(
+        replace(job, overrides={**job.overrides, **short, **crop},
+                evaluations={name: job.evaluations[name] for name in ("complete", "depth 11")}), tmp_path / "run")
+    assert record["iterations"] == 2 and set(record["metrics"]) == {"complete", "depth 11"}
+    assert record["parameters"] > 5e7 and torch.isfinite(torch.tensor(record["metrics"]["complete"]["mAcc"]))
