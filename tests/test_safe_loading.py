@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import pickle
 import re
@@ -17,14 +18,17 @@ from test_tools import refused, toy  # noqa: F401  a fixture
 from without import ROOT
 
 SOURCES = sorted(path for folder in ("mmfusion_plugin", "tools", "configs") for path in (ROOT / folder).rglob("*.py"))
-# call -> keyword that has to be there with this value; None: not to be called at all
+# call, by the name that it has where it is defined -> keyword that has to be there with this value; None: not to be
+# called at all
 RULES = {
-    "torch.load": ("weights_only", True), "np.load": ("allow_pickle", False), "numpy.load": ("allow_pickle", False),
-    "torch.hub.load_state_dict_from_url": ("weights_only", True), "load_state_dict_from_url": ("weights_only", True),
+    "torch.load": ("weights_only", True), "torch.serialization.load": ("weights_only", True),
+    "numpy.load": ("allow_pickle", False), "numpy.lib.format.read_array": ("allow_pickle", False),
+    "torch.hub.load_state_dict_from_url": ("weights_only", True),
+    "torch.utils.model_zoo.load_url": ("weights_only", True),
     **dict.fromkeys([
         "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "shelve.open", "joblib.load", "dill.load",
         "eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "torch.hub.load", "torch.jit.load",
-        "mmengine.load", "fileio.load", "pd.read_pickle", "shutil.unpack_archive"]),
+        "mmengine.load", "mmengine.fileio.load", "pandas.read_pickle", "shutil.unpack_archive"]),
 }
 FORBIDDEN_METHODS = ("extractall", "extract")  # of archives: they may lead out of the target
 
@@ -37,10 +41,23 @@ def name_of(node: ast.expr) -> str:
     return ".".join([node.id if isinstance(node, ast.Name) else "?", *reversed(parts)])
 
 
+def imported(tree: ast.AST) -> dict[str, str]:
+    """{name in the file: what it stands for}"""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
 def faults(text: str) -> list[str]:
-    found = []
-    for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
-        name = name_of(call.func)
+    found, tree = [], ast.parse(text)
+    names = imported(tree)
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        first, dot, rest = name_of(call.func).partition(".")
+        name = names.get(first, first) + dot + rest
         given = {keyword.arg: getattr(keyword.value, "value", "?") for keyword in call.keywords}
         if name in RULES and RULES[name] is None:
             found.append(f"line {call.lineno}: {name}")
@@ -60,8 +77,11 @@ def test_nothing_in_the_source_loads_without_protection():
 
 
 @pytest.mark.parametrize("line", [
-    "torch.load(p)", "torch.load(p, weights_only=False)", "torch.load(p, weights_only=flag)", "np.load(p)",
-    "np.load(p, allow_pickle=True)", "pickle.loads(b)", "eval(x)", "archive.extractall(d)", "run(c, shell=True)"])
+    "torch.load(p)", "torch.load(p, weights_only=False)", "torch.load(p, weights_only=flag)", "torch.load(p, **kwargs)",
+    "import numpy as np; np.load(p)", "import numpy as np; np.load(p, allow_pickle=True)", "numpy.load(p)",
+    "from torch import load; load(p)", "from torch import load as read; read(p)", "import pickle as p; p.load(f)",
+    "from numpy.lib import format; format.read_array(f)", "from mmengine import fileio; fileio.load(p)",
+    "pickle.loads(b)", "eval(x)", "archive.extractall(d)", "run(c, shell=True)"])
 def test_the_scan_sees(line):
     assert faults(line)
 
@@ -106,6 +126,18 @@ def test_features_that_would_not_fit_the_memory_are_refused(tmp_path, ending):
     assert len(DATASETS.build(cfg)) == 100
     with pytest.raises(ValueError, match=r"unpack to 0\.00149 GiB, dataset\.max_gib allows 0\.001"):
         DATASETS.build(dict(cfg, max_gib=0.001))
+
+
+def test_a_header_that_claims_any_size_is_refused(tmp_path):
+    pytest.importorskip("mmaction")
+    from mmfusion_plugin.recognition.datasets import _read_arrays
+
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, dict(descr="<f8", fortran_order=False, shape=(2**50,)))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"a\.npz: its arrays ask for more memory than there is"):
+        _read_arrays(tmp_path / "a.npz", ["x"], 1.0)
 
 
 def test_an_archive_with_paths_that_lead_out_writes_nothing(tmp_path):

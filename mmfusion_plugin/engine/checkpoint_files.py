@@ -71,7 +71,7 @@ def verify(path: str | Path) -> None:
     Raises: CheckpointError for an absent or damaged file.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, False for what can be no path
         raise CheckpointError(f"{path}: no such checkpoint")
     if sidecar(path).is_file():
         known = _listed(sidecar(path))
@@ -87,13 +87,17 @@ def verify(path: str | Path) -> None:
             )
         return
     if not zipfile.is_zipfile(path):
-        if path.read_bytes()[:2] == b"PK" or not path.stat().st_size:
+        with open(path, "rb") as file:
+            head = file.read(2)
+        if head in (b"", b"PK"):
             raise CheckpointError(f"{path} is damaged: it breaks off after {path.stat().st_size} bytes")
         return  # torch < 1.6 wrote pickles without any checksum
     try:
         with zipfile.ZipFile(path) as archive:
             _refuse_bomb(path, archive)
             broken = archive.testzip()
+    except CheckpointError:  # a ValueError, too
+        raise
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if broken is not None:
@@ -120,7 +124,8 @@ def candidates(work_dir: str | Path, out_dir: str | Path, template: str) -> list
         if match := re.fullmatch(f"{head}(\\d+){tail}", path.name):
             numbered[int(match[1])] = path
     found += [numbered[number] for number in sorted(numbered, reverse=True)]
-    return list(dict.fromkeys(path for path in found if path.is_file() or path is found[0]))
+    # after a power cut the pointer may hold any bytes, which Path.is_file would not take
+    return list(dict.fromkeys(path for path in found if os.path.isfile(path) or path is found[0]))
 
 
 def newest_good(paths: Iterable[Path]) -> tuple[Path | None, list[str]]:

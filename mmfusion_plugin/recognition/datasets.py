@@ -492,7 +492,13 @@ def _read_arrays(path: Path, keys: Sequence[str], max_gib: float) -> dict[str, n
         raise FileNotFoundError(f"{path}: no such file of features; set dataset.data_root and ann_file")
     if path.suffix not in READERS:
         raise ValueError(f"{path}: expected a file that ends in one of {sorted(READERS)}; see dataset.ann_file")
-    arrays = READERS[path.suffix](path, sorted(set(keys)), max_gib)
+    try:
+        arrays = READERS[path.suffix](path, sorted(set(keys)), max_gib)
+    except MemoryError as error:  # a few bytes of a header may claim any size
+        raise ValueError(
+            f"{path}: its arrays ask for more memory than there is ({error}); it is damaged, or lower dataset.max_gib "
+            "to see its size"
+        ) from error
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or array.ndim == 0:
             raise ValueError(

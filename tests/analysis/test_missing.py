@@ -9,7 +9,13 @@ from analysis import tiny
 
 from mmfusion_plugin.analysis.calibration import Counts, labels_and_probabilities
 from mmfusion_plugin.analysis.conditions import Condition, EncoderMemo, class_names, evaluate_conditions, in_order
-from mmfusion_plugin.analysis.missing import fill_of, plot_subsets, subset_conditions, summarise_subsets
+from mmfusion_plugin.analysis.missing import (
+    fill_of,
+    plot_subsets,
+    subset_conditions,
+    subsets_markdown,
+    summarise_subsets,
+)
 
 
 def plainly(model, loader, missing):
@@ -175,3 +181,14 @@ def test_classes_are_named_by_the_config_or_the_data_set():
     init_default_scope("mmseg")
     assert class_names(dict(dataset=dict(type="CWFIDDataset"))) == ["soil", "crop", "weed"]
     assert class_names(dict(dataset=dict(type="CWFIDDataset", metainfo=dict(classes=("a", "b"))))) == ["a", "b"]
+
+
+def test_the_own_head_of_a_withheld_modality_shows_no_accuracy():
+    conditions = subset_conditions(["a", "b"])
+    outcomes = {c.name: dict(metrics={"acc/fused_top1": 0.5, "acc/a_top1": 0.25, "acc/b_top1": 0.75}, samples=4,
+                             calibration_error=0.1) for c in conditions}
+    record = dict(summarise_subsets(outcomes, conditions, ["a", "b"]), fill="zeros", command="x")
+    lines = [line for line in subsets_markdown(record).splitlines() if line.startswith("| ")]
+    assert lines[2:] == ["| a + b | 50.0 | 25.0 | 75.0 | 10.0 |", "| a | 50.0 | 25.0 | - | 10.0 |",
+                         "| b | 50.0 | - | 75.0 | 10.0 |", "| mean of all | 50.0 | - | - | - |",
+                         "| mean of the incomplete | 50.0 | - | - | - |"]
