@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,3 +33,13 @@ def shared_data() -> Path:
 @pytest.fixture
 def repository() -> Path:
     return REPOSITORY
+
+
+@pytest.fixture
+def huge_jpeg() -> bytes:
+    """A damaged file whose header claims more pixels than OpenCV allows: it raises, and returns no None."""
+    cv2 = pytest.importorskip("cv2")
+    data = bytearray(cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes())
+    size = data.index(b"\xff\xc0") + 5  # in the start of the frame
+    data[size: size + 4] = b"\x90\x00\x90\x00"
+    return bytes(data)

@@ -527,18 +527,15 @@ def _read_npz(path: Path, keys: Sequence[str], max_gib: float) -> dict[str, np.n
 
 def _read_mat(path: Path, keys: Sequence[str], max_gib: float) -> dict[str, np.ndarray]:
     from scipy.io import loadmat, whosmat
-    from scipy.io.matlab import MatReadError
 
     try:
         there = {name: shape for name, shape, _ in whosmat(path)}
         _demand(path, keys, list(there))
         _limit(path, sum(8 * math.prod(there[key]) for key in keys), max_gib)
         return {key: array for key, array in loadmat(path, variable_names=list(keys)).items() if key in keys}
-    except _Refused:
+    except (_Refused, MemoryError):
         raise
-    # what scipy and zlib raise for damaged bytes
-    except (MatReadError, ValueError, NotImplementedError, OSError, EOFError, TypeError, KeyError, IndexError,
-            OverflowError, AttributeError, zlib.error, struct.error) as error:
+    except Exception as error:  # scipy lets damaged bytes raise whatever they lead to, an UnboundLocalError even
         raise ValueError(f"{path} is no readable .mat file (v7.3 has to be saved with -v7): {error}") from error
 
 

@@ -98,7 +98,10 @@ def _picture(path: Path, number: int) -> np.ndarray:
         raise DamagedMedia(
             f"{path} is missing, the {MANIFEST} gives its clip {number} frames; run tools/extract_clips.py again"
         ) from error
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:  # a header that claims more pixels than OpenCV allows
+        picture = None
     if picture is None:
         raise DamagedMedia(f"{path} is no picture; remove it and run tools/extract_clips.py again")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

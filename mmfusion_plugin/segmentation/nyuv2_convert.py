@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -195,7 +194,6 @@ def _read_splits(path: Path) -> tuple[list[int], list[int]]:
 
 def _load_mat(path: Path, key: str) -> np.ndarray:
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
@@ -203,9 +201,7 @@ def _load_mat(path: Path, key: str) -> np.ndarray:
         return loadmat(path, variable_names=[key])[key]
     except KeyError:
         raise ConversionError(f"{path} holds no {key}") from None
-    # what scipy and zlib raise for damaged bytes
-    except (MatReadError, ValueError, NotImplementedError, OSError, EOFError, TypeError, IndexError, OverflowError,
-            AttributeError, zlib.error, struct.error) as error:
+    except Exception as error:  # scipy lets damaged bytes raise whatever they lead to, an UnboundLocalError even
         raise ConversionError(f"{path} is no readable .mat file: {error}") from error
 
 
@@ -250,7 +246,10 @@ def _read_frame(paths: list[Path], size: tuple[int, int]) -> tuple[np.ndarray, n
     """Depth and label of a frame whose three files are whole, else None."""
     images = []
     for path, shape, dtype in zip(paths, ((*size, 3), size, size), (np.uint8, np.uint16, np.uint8)):
-        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+        try:
+            image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+        except cv2.error:
+            return None
         if image is None or image.shape != shape or image.dtype != dtype:
             return None
         images.append(image)

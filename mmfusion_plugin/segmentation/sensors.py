@@ -177,7 +177,10 @@ def _decode(path: str | Path, flag: int, what: str) -> np.ndarray:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise SensorReadError(f"{what}: cannot read {path}: {error.strerror or error}") from error
-    image = cv2.imdecode(data, flag) if data.size else None
+    try:
+        image = cv2.imdecode(data, flag) if data.size else None
+    except cv2.error as error:  # a header that claims more pixels than OpenCV allows
+        raise SensorReadError(f"{what}: {path} is no readable image ({data.size} bytes): {error}") from error
     if image is None:
         raise SensorReadError(f"{what}: {path} is no readable image ({data.size} bytes)")
     return image

@@ -191,6 +191,13 @@ def test_frame_that_is_gone_is_named(data):
         dataset[0]
 
 
+def test_frame_that_claims_too_many_pixels_is_named(data, huge_jpeg):
+    extract(data, "list.txt", data / "extracted")
+    (data / "extracted" / "a" / "clip one" / "img_00003.jpg").write_bytes(huge_jpeg)
+    with pytest.raises(DamagedMedia, match=r"img_00003\.jpg is no picture"):
+        samples(data, dict(num_frames=20), **EXTRACTED)[0]
+
+
 def test_folder_without_a_line_is_an_error_whatever_on_fault_says(data):
     extract(data, "list.txt", data / "extracted")
     (data / "extracted" / "manifest.jsonl").unlink()

@@ -205,6 +205,17 @@ def test_chunks_across_frames_are_unpacked_once(sources, tmp_path, monkeypatch):
     assert sum(bytes_read) < 1.5 * (tmp_path / "labeled.mat").stat().st_size
 
 
+def test_a_mapping_of_an_unknown_kind_is_no_readable_mat(sources, tmp_path):
+    """scipy 1.x stumbles over its own missing branch there: an UnboundLocalError."""
+    link(sources, tmp_path)
+    (tmp_path / "mapping.mat").unlink()
+    damaged = bytearray((sources / "mapping.mat").read_bytes())
+    damaged[144] = 0  # the array's class
+    (tmp_path / "mapping.mat").write_bytes(damaged)
+    with pytest.raises(ConversionError, match=r"mapping\.mat is no readable \.mat file"):
+        run(tmp_path, tmp_path / "out")
+
+
 def test_a_changed_mapping_is_another_conversion(sources, tmp_path):
     link(sources, tmp_path)
     run(tmp_path, tmp_path / "out")

@@ -34,6 +34,13 @@ def test_eight_bit_where_sixteen_is_expected_names_file_and_key(tmp_path):
         Sensor("depth", "depth").read(path)
 
 
+def test_a_header_that_claims_too_many_pixels_is_no_readable_image(tmp_path, huge_jpeg):
+    path = tmp_path / "c.jpg"
+    path.write_bytes(huge_jpeg)
+    with pytest.raises(SensorReadError, match=r"c\.jpg is no readable image"):
+        Sensor("rgb", "color").read(path)
+
+
 def test_three_channels_are_no_depth(tmp_path):
     path = png(tmp_path / "hha.png", np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(DepthFormatError, match="kind='image'"):
