@@ -17,10 +17,10 @@ model = dict(
     data_preprocessor=dict(size=(96, 128)),
     neck=dict(
         preset='default', in_channels=dict(rgb=widths, depth=widths), inner=dict(out_channels=widths),
-        # the preset's options, spelt out: results belong to them
-        norm='batch', form='multiplicative', law='inverse', temperature=3.0, reads=['variance', 'input'],
-        novelty=['input']),
+        # the preset's options, spelt out: results belong to them; but the estimator reads the input alone
+        norm='batch', form='multiplicative', law='inverse', temperature=3.0, reads=['input'], novelty=['input']),
     modality_heads=dict(rgb=head, depth=head),
     decode_head=dict(**head, channels=64))
-# 120 steps of 4 crops with noise: too few for the estimator at the encoders' rate; it teaches nothing but itself
+# 120 steps of 4 crops with noise are few for the estimator at the encoders' rate; it teaches nothing but itself. At 30
+# times that rate one step along 960 variances throws it where it learns no more: hence reads=['input'].
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'neck.udml.estimate': dict(lr_mult=30.0)}))
