@@ -223,13 +223,13 @@ class SCFAE(FusionBlock):
         """Eq. 3 and 4: expand, split, substitute the neighbour's shared part, map to size."""
         shared_hat, specific_hat = {}, {}
         for m in self.modalities:
-            Z_hat = F.gelu(self.P_expand[m](self.pre[m](self.P_reduce[m](V[m]))))
+            Z_hat = self.P_expand[m](self.pre[m](self.P_reduce[m](V[m])), "gelu")
             b = self.boundary[m]
             shared_hat[m], specific_hat[m] = Z_hat.split([b, self.expanded[m] - b], channel_axis(Z_hat))
         return {
             m: dict(
-                specific=F.gelu(self.P_specific[m](specific_hat[m])),
-                shared=F.gelu(self.P_shared[m](self._from_neighbour(m, shared_hat, available))),
+                specific=self.P_specific[m](specific_hat[m], "gelu"),
+                shared=self.P_shared[m](self._from_neighbour(m, shared_hat, available), "gelu"),
             )
             for m in self.modalities
         }

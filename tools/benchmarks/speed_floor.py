@@ -8,7 +8,7 @@ The floor then runs the list in the block's order with the block's own weights, 
 Attention's inner products are no layers and not in it.
 
 **Floor of the training step.** The same products; for each the two of its backward pass (the gradient of its input and
-that of its weight, separately or by one ``convolution_backward``, whichever is faster); and one step of the same fused
+that of its weight: by ``torch.mm`` or oneDNN's linear, each the faster, or both by one ``convolution_backward``); and one step of the same fused
 AdamW on the same parameters. What is no product (biases, norms) gets its gradient for nothing. Block and floor start
 from gradients set to None and allocate them anew, as a runner does.
 
@@ -53,9 +53,11 @@ def timed(
 
 def _one(call: Callable[[], object], device: torch.device) -> float:
     if device.type != "cuda":
-        began = time.perf_counter()
+        # one thread's own time does not count what other processes do on the same core
+        clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+        began = clock()
         call()
-        return time.perf_counter() - began
+        return clock() - began
     first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize(device)
     first.record()
@@ -127,7 +129,7 @@ class Floor:
     """
 
     def __init__(self, found: Sequence[tuple[Product, nn.Parameter]], parameters: Sequence[nn.Parameter], *,
-                 dtype: torch.dtype, device: torch.device, step: bool, rounds: int = 5) -> None:
+                 dtype: torch.dtype, device: torch.device, step: bool, rounds: int = 3) -> None:
         self.device, self.dtype = device, dtype
         self.inputs = {p: torch.randn(p.grid, device=device).to(dtype) for p, _ in found}
         self.order = [(p, weight.detach().flatten(1).to(dtype)) for p, weight in found]
@@ -210,10 +212,17 @@ def _convolution_backward(x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor
     return both[1].flatten(1)
 
 
-def _products_backward(x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
-    g, rows = _rows(gradient), _rows(x)
-    torch.mm(g, weight)
-    return torch.mm(g.t(), rows)
+def _products_backward(of_x: Callable, of_weight: Callable) -> Callable:
+    def both(x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+        g, rows = _rows(gradient), _rows(x)
+        of_x(g, weight)
+        return of_weight(g.t(), rows)
+
+    return both
+
+
+def _onednn_mm(a: Tensor, b: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
 
 
 def _onednn(x: Tensor, weight: Tensor, _) -> Tensor:
@@ -226,4 +235,10 @@ FORWARD: dict[str, Callable] = {
     "1x1 convolution": lambda x, weight, _: F.conv2d(_map(x), weight[:, :, None, None]),
     "oneDNN linear": _onednn,
 }
-BACKWARD: dict[str, Callable] = {"torch.mm": _products_backward, "1x1 convolution": _convolution_backward}
+BACKWARD: dict[str, Callable] = {
+    "torch.mm": _products_backward(torch.mm, torch.mm),
+    "oneDNN linear": _products_backward(_onednn_mm, _onednn_mm),
+    "oneDNN linear, torch.mm": _products_backward(_onednn_mm, torch.mm),
+    "torch.mm, oneDNN linear": _products_backward(torch.mm, _onednn_mm),
+    "1x1 convolution": _convolution_backward,
+}
