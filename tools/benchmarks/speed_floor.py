@@ -8,11 +8,12 @@ The floor then runs the list in the block's order with the block's own weights, 
 Attention's inner products are no layers and not in it.
 
 **Floor of the training step.** The same products; for each the two of its backward pass (the gradient of its input and
-that of its weight: by ``torch.mm`` or oneDNN's linear, each the faster, or both by one ``convolution_backward``); and one step of the same fused
-AdamW on the same parameters. What is no product (biases, norms) gets its gradient for nothing. Block and floor start
-from gradients set to None and allocate them anew, as a runner does.
+that of its weight: by ``torch.mm`` or oneDNN's linear, each the faster, or both by one ``convolution_backward``); and
+one step of the same fused AdamW on the same parameters. What is no product (biases, norms) gets its gradient for
+nothing. Block and floor start from gradients set to None and allocate them anew, as a runner does.
 
-A block's ratio is the median over rounds of its time by its floor's of the same round.
+A block's ratio is the median over rounds of its time by its floor's of the same round. With one thread on a processor
+the time is that thread's own, which other processes do not lengthen; otherwise it is the clock's.
 """
 from __future__ import annotations
 
