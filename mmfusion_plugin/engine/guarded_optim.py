@@ -82,8 +82,7 @@ class GuardedOptimWrapper(OptimWrapper):
         for loss in losses:
             sound = sound * torch.isfinite(loss).all()
         if gradients:
-            largest = nn.utils.get_total_norm(gradients, float("inf"))
-            sound = sound * torch.isfinite(largest)
+            sound = sound * _all_finite(gradients)
         all_reduce(sound, op="min")
         if sound.item():
             self.in_a_row = 0
@@ -118,6 +117,16 @@ class GuardedOptimWrapper(OptimWrapper):
         for name, x in self._model.named_buffers():
             if name in self._buffers and not torch.isfinite(x).all():
                 x.copy_(self._buffers[name])
+
+
+def _all_finite(gradients: list[Tensor]) -> Tensor:
+    # On a processor the largest value takes 15 times as long as the 2-norm (torch 2.13). That is finite only where
+    # all gradients are; it may overflow where they are, so only its yes counts.
+    if gradients[0].device.type == "cpu":
+        norm = nn.utils.get_total_norm(gradients, 2.0)
+        if torch.isfinite(norm):
+            return torch.ones(())
+    return torch.isfinite(nn.utils.get_total_norm(gradients, float("inf")))
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 __all__ = [
     "FusionOutput",
@@ -18,7 +19,9 @@ __all__ = [
     "check_in_channels",
     "check_modalities",
     "expand_mask",
+    "plain_eager",
     "positions",
+    "where_there",
 ]
 
 LOSS_PREFIX = "fusion.loss_"
@@ -106,6 +109,27 @@ def positions(x: Tensor) -> torch.Size:
 def expand_mask(mask_B: Tensor, like: Tensor) -> Tensor:
     """(B,) -> (B, 1, ...) with as many axes as ``like``."""
     return mask_B.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def plain_eager(x: Tensor) -> bool:
+    """Whether operators on ``x`` run at once and unseen: no compiler, exporter, counter or tensor subclass."""
+    return (
+        type(x) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and _get_current_dispatch_mode() is None
+    )
+
+
+def where_there(mask: Tensor, x: Tensor, stand_in: Tensor | float) -> Tensor:
+    """torch.where, or ``x`` itself where the mask is all True, which a processor can tell without waiting.
+
+    A ``stand_in`` that learns stays in the graph whatever the mask says.
+    """
+    learns = isinstance(stand_in, Tensor) and stand_in.requires_grad
+    if x.device.type == "cpu" and not learns and plain_eager(mask) and mask.all():
+        return x
+    return torch.where(mask, x, stand_in)
 
 
 def check_batch(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .contract import channel_axis, expand_mask
+from .contract import channel_axis, expand_mask, where_there
 
 __all__ = ["MissingFill", "ModalityDropout"]
 
@@ -116,7 +116,7 @@ class MissingFill(nn.Module):
             shape[channel_axis(x)] = -1
             stand_in = vector.to(x.dtype).reshape(shape)
         # torch.where, not a product: NaN x 0 is NaN, and the dropped branch stays in the graph
-        return torch.where(expand_mask(mask_B, x), x, stand_in)
+        return where_there(expand_mask(mask_B, x), x, stand_in)
 
     @torch.no_grad()
     def _update_means(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> None:

@@ -249,3 +249,14 @@ def test_the_default_reads_the_texture_of_every_clip_and_resumes():
     again.load_state_dict(model.state_dict())
     for name, value in model.fusion_output(**data).per_sample.items():
         assert torch.equal(value, again.fusion_output(**data).per_sample[name]), name
+
+
+def test_dependency_and_auxiliary_predictions_share_the_steps_one_encoder_pass():
+    model = at(build(udml_cfg(dict(dependency_every=1))), 1.0)
+    passes = {m: 0 for m in AV}
+    for m, encoder in model.backbone.encoders.items():
+        encoder.register_forward_hook(lambda *_, m=m: passes.update({m: passes[m] + 1}))
+    before = model.neck.dependency.alpha_M.clone()
+    losses_of(model, batch())
+    assert passes == {m: 1 for m in AV}
+    assert not torch.equal(model.neck.dependency.alpha_M, before)

@@ -1,0 +1,170 @@
+"""Every faster path of SCFAE against the slow one written out, and what compilers and exporters make of it."""
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fusion.cases import RANKS, features, present
+
+from mmfusion_plugin.fusion import SCFAE, layers
+from mmfusion_plugin.fusion.contract import channel_axis, where_there
+from mmfusion_plugin.fusion.layers import ChannelLinear
+
+WIDTHS = dict(a=24, b=16)
+needs_onednn = pytest.mark.skipif(layers.ONEDNN is None, reason="this torch has no oneDNN")
+
+
+def product(x, layer):
+    """Channels last, one matrix product, channels back."""
+    axis = channel_axis(x)
+    return (x.movedim(axis, -1) @ layer.weight.T + layer.bias).movedim(-1, axis)
+
+
+def gated(x, stage):
+    axis = channel_axis(x)
+    rows = F.layer_norm(x.movedim(axis, -1), (x.shape[axis],), stage.norm.weight, stage.norm.bias).movedim(-1, axis)
+    layer = stage.swiglu
+    return product(F.silu(product(rows, layer.gate)) * product(rows, layer.up), layer.down)
+
+
+def reference(block, V, available):
+    """(fused, loss) of two modalities, the default form, written out without any shortcut."""
+    axis = channel_axis(V["a"])
+    shape = [-1] + [1] * (V["a"].ndim - 1)
+    mask = {m: available[m].reshape(shape) for m in V}
+    V = {m: torch.where(mask[m], V[m], 0.0) for m in V}
+    hat = {m: F.gelu(product(gated(V[m], block.pre[m]), block.P_expand[m])).chunk(2, axis) for m in V}
+    fused, loss = [], 0.0
+    for m, k in (("a", "b"), ("b", "a")):
+        shared = F.gelu(product(torch.where(mask[k], hat[k][0], 0.0), block.P_shared[m]))
+        Z = torch.cat([F.gelu(product(hat[m][1], block.P_specific[m])), shared], axis)
+        fused.append(gated(Z, block.post[m]))
+        cosine = F.cosine_similarity(V[m].detach(), product(fused[-1], block.P_recon[m]), axis, eps=1e-6)
+        loss = loss + (1 - cosine).reshape(len(cosine), -1).mean(1)[available[m]].mean()
+    return product(torch.cat(fused, axis), block.readout), loss
+
+
+@pytest.mark.parametrize("missing", [{}, dict(b=[1, 30])])
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("with_cp", [False, True])
+def test_results_and_gradients_equal_the_equations_written_out(rank, missing, with_cp):
+    block = SCFAE(list(WIDTHS), WIDTHS, out_channels=20, with_cp=with_cp)
+    feats, available = features(WIDTHS, 33, rank), present(WIDTHS, 33, missing)
+    found = block(feats, available)
+    (found.fused.square().mean() + found.losses["fusion.loss_recon"]).backward()
+    ours = {name: p.grad.clone() for name, p in block.named_parameters()}
+    ours |= {m: x.grad.clone() for m, x in feats.items()}
+    block.zero_grad()
+    for x in feats.values():
+        x.grad = None
+    fused, loss = reference(block, feats, available)
+    (fused.square().mean() + loss).backward()
+    theirs = {name: p.grad for name, p in block.named_parameters()} | {m: x.grad for m, x in feats.items()}
+    torch.testing.assert_close(found.fused, fused, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.losses["fusion.loss_recon"], loss, rtol=1e-4, atol=1e-5)
+    for name in ours:
+        torch.testing.assert_close(
+            ours[name], theirs[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    with torch.no_grad():
+        torch.testing.assert_close(block(feats, available).fused, fused, rtol=1e-4, atol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.parametrize("rank", RANKS)
+def test_rows_by_onednn_equal_torchs_own_product(rank, monkeypatch):
+    layer, x = ChannelLinear(24, 20), features(dict(x=48), 33, rank)["x"]
+    part = x.narrow(channel_axis(x), 24, 24)  # as SCFAE's specific part: a slice of wider rows
+    times = torch.randn_like(product(part, layer))
+
+    def all_forms():
+        layer.zero_grad()
+        x.grad = None
+        (layer(part, "silu", times) * times).sum().backward()
+        found = [x.grad.clone(), layer.weight.grad.clone(), layer.bias.grad.clone()]
+        with torch.no_grad():
+            return found + [layer(part), layer(part, "gelu"), layer(part, "silu"), layer(part, times=times),
+                            layer(part, "silu", times)]
+
+    fast = all_forms()
+    monkeypatch.setattr(layers, "ONEDNN", None)
+    for ours, theirs in zip(fast, all_forms()):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@needs_onednn
+def test_onednns_product_has_a_second_derivative(monkeypatch):
+    used = []
+    apply = layers.RowsProduct.apply
+    monkeypatch.setattr(layers.RowsProduct, "apply", lambda *args: used.append(1) or apply(*args))
+    layer, x = ChannelLinear(8, 8), torch.randn(32, 8, requires_grad=True)
+    gradient, = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    M = layer.weight.detach()
+    expected = 8 * (x.detach() @ M.T + layer.bias.detach()) @ M @ M.T @ M
+    assert used
+    torch.testing.assert_close(x.grad, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_checkpointing_keeps_fewer_activations():
+    def kept(with_cp):
+        block = SCFAE(list(WIDTHS), WIDTHS, with_cp=with_cp)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            block(features(WIDTHS, 33, "map"))
+        return sum(sizes)
+
+    assert kept(True) < kept(False) / 2
+
+
+def test_what_learns_stays_in_the_graph_where_everything_is_there():
+    token, x = torch.zeros(1, 3, requires_grad=True), torch.randn(4, 3)
+    assert where_there(torch.ones(4, 1, dtype=torch.bool), x, 0.0) is x
+    assert where_there(torch.ones(4, 1, dtype=torch.bool), x, token).requires_grad
+
+
+def _inputs(batch, rank="map"):
+    return {m: x.detach() for m, x in features(WIDTHS, batch, rank).items()}, present(WIDTHS, batch, dict(b=[1]))
+
+
+def test_one_graph_without_breaks_for_any_batch():
+    """A fixed batch is compiled in test_scfae.py."""
+    block = SCFAE(list(WIDTHS), WIDTHS, out_channels=8)
+    torch._dynamo.reset()
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(copy.deepcopy(block), fullgraph=True, backend=count, dynamic=True)
+    for batch in (20, 33, 21):
+        feats, available = _inputs(batch)
+        expected, found = block(feats, available), compiled(feats, available)
+        torch.testing.assert_close(found.fused, expected.fused, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.losses, expected.losses, rtol=1e-4, atol=1e-5)
+    assert len(graphs) == 1
+
+
+class Fused(torch.nn.Module):
+    """torch.export wants plain containers of tensors."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, feats, available):
+        return self.block(feats, available).fused
+
+
+def test_exported_for_any_batch():
+    block = SCFAE(list(WIDTHS), WIDTHS, out_channels=8).eval()
+    feats, available = _inputs(20)
+    batch = torch.export.Dim("batch", min=2, max=512)
+    along = {m: {0: batch} for m in WIDTHS}
+    program = torch.export.export(Fused(block), (feats, available), dynamic_shapes=(along, along))
+    for size in (20, 5):
+        feats, available = _inputs(size)
+        torch.testing.assert_close(
+            program.module()(feats, available), block(feats, available).fused, rtol=1e-4, atol=1e-5)
