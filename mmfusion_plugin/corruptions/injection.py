@@ -374,6 +374,6 @@ def _seed(*parts: int | str) -> int:
 
 
 def _rank() -> int:
-    # as in fusion.masking; the two rooms do not import each other
+    # as in fusion.ranks; the two rooms do not import each other
     there = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_rank() if there else 0

@@ -1,11 +1,13 @@
 """Samples that cannot be read: an error, unless a stated share of them may be replaced in training."""
 from __future__ import annotations
 
+import logging
 import os
 from numbers import Real
 from pathlib import Path
 
 import torch
+from mmengine.logging import print_log
 
 __all__ = ["BrokenSamples", "TooManyBroken"]
 
@@ -17,9 +19,10 @@ class TooManyBroken(RuntimeError):
 class BrokenSamples:
     """Mixin for a data set of mmengine: in training, another sample drawn at random takes a broken one's place.
 
-    Samples are counted once each, over all loader processes, and named in a file. Ranks count their own: with several
-    processes, each sees its part of the data. A subclass sets ``broken_errors``, what its reading raises for a broken
-    file, calls :meth:`allow_broken` before BaseDataset's ``__init__``, and comes before BaseDataset in its bases.
+    Samples are counted once each, over all loader processes, named in a file and logged. Ranks count their own: with
+    several processes, each sees its part of the data. A subclass sets ``broken_errors``, what its reading raises for
+    a broken file, calls :meth:`allow_broken` before BaseDataset's ``__init__``, and comes before BaseDataset in its
+    bases.
     """
 
     broken_errors: tuple[type[Exception], ...] = ()
@@ -67,15 +70,21 @@ class BrokenSamples:
             return None  # mmengine then draws another sample
 
     def _record(self, idx: int, error: Exception) -> None:
-        if not self._broken[idx]:
+        new = not self._broken[idx]
+        if new:
             self._broken[idx] = 1
-            self._list(f"{self._name(idx)}\t{type(error).__name__}: {error}".replace("\n", " ") + "\n")
+            self._list(f"{self._name(idx)}\t{type(error).__name__}: {error}".replace("\n", " "))
         number, all_of_them = self.number_broken, len(self)
-        if number > self.max_broken * all_of_them or number == all_of_them:
+        allowed = int(self.max_broken * all_of_them + 1e-6)  # 0.29 x 100 is less than 29
+        if number > allowed or number == all_of_them:
             raise TooManyBroken(
                 f"{number} of {all_of_them} samples are broken, dataset.max_broken={self.max_broken:g} allows "
-                f"{int(self.max_broken * all_of_them)}; see {self.broken_list} (the last: {error})"
+                f"{allowed}; see {self.broken_list} (the last: {error})"
             ) from error
+        if new:
+            print_log(f"{self._name(idx)} is broken and replaced by another sample ({number} of {all_of_them}, "
+                      f"dataset.max_broken allows {allowed}; see {self.broken_list})", logger="current",
+                      level=logging.WARNING)
 
     def _name(self, idx: int) -> str:
         info = self.get_data_info(idx)
@@ -84,11 +93,11 @@ class BrokenSamples:
     def _list(self, line: str) -> None:
         path = Path(self.broken_list)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and line in path.read_text(encoding="utf-8", errors="replace"):
+        if path.is_file() and line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             return  # from an earlier run
         # one write, appended: lines of several processes do not mix
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line.encode())
+            os.write(descriptor, f"{line}\n".encode())
         finally:
             os.close(descriptor)

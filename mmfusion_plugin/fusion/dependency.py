@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from .ranks import all_reduced
+
 __all__ = ["Dependency", "response"]
 
 
@@ -52,10 +54,7 @@ class Dependency(nn.Module):
             here_B = here_B & size_B.isfinite()
             sums.append(torch.where(here_B, size_B, 0.0).sum())
             counts.append(here_B.sum())
-        sum_M, count_M = torch.stack(sums).to(self.alpha_M), torch.stack(counts).to(self.alpha_M)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sum_M)
-            torch.distributed.all_reduce(count_M)
+        sum_M, count_M = all_reduced(torch.stack(sums).to(self.alpha_M), torch.stack(counts).to(self.alpha_M))
         seen_M = count_M > 0
         batch_M = sum_M / count_M.clamp(min=1)
         # the first batch sets the value: an average with the initial 1 would take long to forget it

@@ -6,15 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LevelMeans", "all_reduced", "isotonic"]
+from .ranks import all_reduced
 
-
-def all_reduced(*sums: Tensor) -> tuple[Tensor, ...]:
-    """The same sums over all processes; without several processes, as they are."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for x in sums:
-            torch.distributed.all_reduce(x)
-    return sums
+__all__ = ["LevelMeans", "isotonic"]
 
 
 def isotonic(value_MN: Tensor, weight_MN: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .contract import channel_axis, expand_mask, where_there
+from .ranks import all_reduced, rank
 
 __all__ = ["MissingFill", "ModalityDropout"]
 
@@ -38,7 +39,8 @@ class ModalityDropout(nn.Module):
         self.p = p
         if p > 0:
             seed = torch.initial_seed() if seed is None else seed
-            self.register_buffer("seed", torch.tensor(seed % 2**31, dtype=torch.int64))
+            # below 2^24: mmengine's SyncBuffersHook averages buffers over ranks as float32
+            self.register_buffer("seed", torch.tensor(seed % 2**24, dtype=torch.int64))
             self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(self, available: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -54,7 +56,7 @@ class ModalityDropout(nn.Module):
     def draw(self, here_BM: Tensor) -> Tensor:
         """What each sample keeps of ``here_BM`` (B, M) at the current step."""
         generator = torch.Generator()
-        mixed = (int(self.seed) * 1_000_003 + int(self.step)) * 65_537 + _rank()
+        mixed = (int(self.seed) * 1_000_003 + int(self.step)) * 65_537 + rank()
         generator.manual_seed(mixed % 2**63)
         B, M = here_BM.shape
         lose_B = (torch.rand(B, generator=generator) < self.p) & (here_BM.sum(1) > 1)
@@ -125,17 +127,9 @@ class MissingFill(nn.Module):
                 continue
             mean = getattr(self, f"mean_{m}")
             here = x[available[m]].movedim(channel_axis(x), -1).reshape(-1, mean.numel()).float()
-            total, count = here.sum(0), torch.full((), float(len(here)), device=x.device)
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.all_reduce(total)
-                torch.distributed.all_reduce(count)
+            total, count = all_reduced(here.sum(0), torch.full((), float(len(here)), device=x.device))
             if count > 0 and torch.isfinite(total).all():
                 mean.lerp_((total / count).to(mean.dtype), self.momentum)
 
     def extra_repr(self) -> str:
         return f"fill={self.fill}"
-
-
-def _rank() -> int:
-    there = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if there else 0

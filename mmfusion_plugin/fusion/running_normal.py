@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .level_curve import all_reduced
+from .ranks import all_reduced
 
 __all__ = ["RunningNormal"]
 

@@ -200,11 +200,11 @@ def _fingerprint(clip: Clip, root: Path) -> str:
 
 def _read_manifest(path: Path) -> dict[str, dict]:
     known = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             result = json.loads(line)
             known[result.pop("key")] = result
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             continue  # half a line of a killed run: that clip is checked again
     return known
 

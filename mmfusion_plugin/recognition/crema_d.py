@@ -232,7 +232,11 @@ def _read_lists(train_list: str | Path, test_list: str | Path) -> dict[str, str]
     for part, path in (("train", Path(train_list)), ("test", Path(test_list))):
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {path}")
-        for number, row in enumerate(csv.reader(read_lines(path)), 1):
+        try:
+            rows = list(csv.reader(read_lines(path)))
+        except csv.Error as error:
+            raise ConversionError(f"{path} is no csv file: {error}") from error
+        for number, row in enumerate(rows, 1):
             if not any(row):
                 continue
             id, where = Path(row[0].strip()).stem, f"{path}, line {number}"

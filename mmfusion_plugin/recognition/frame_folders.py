@@ -37,9 +37,15 @@ def folder_index(path: str | Path) -> FrameIndex:
             f"{path}: this folder of frames has no line in a {MANIFEST} above it, so the times of its frames are not "
             "known; make it with tools/extract_clips.py"
         )
-    times = np.array(line["times"], np.float64)
-    number = np.arange(len(times))
-    return FrameIndex(number, np.ones(len(times), bool), times, False, tuple(line["size"]), line["end"])
+    try:
+        times, (H, W), end = np.array(line["times"], np.float64), line["size"], float(line["end"])
+        number = np.arange(len(times))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedMedia(
+            f"{path}: its line in the {MANIFEST} above it gives no times, size and end; run tools/extract_clips.py "
+            "again"
+        ) from error
+    return FrameIndex(number, np.ones(len(times), bool), times, False, (H, W), end)
 
 
 def read_folder(
@@ -58,8 +64,10 @@ def read_folder(
 def absent(path: str | Path, modality: str) -> MediaError:
     """The error for an extracted stream that is not there: what its source lacked, by the manifest, or MissingFile."""
     clip = str(path).removesuffix(".wav") if modality == "audio" else path
-    kind, message = ((_line_of(clip) or {}).get("faults") or {}).get(modality) or ("MissingFile", "no such file")
-    return KINDS.get(kind, DamagedMedia)(f"{path}: {message}")
+    faults = (_line_of(clip) or {}).get("faults")
+    fault = faults.get(modality) if isinstance(faults, dict) else None
+    kind, message = fault if isinstance(fault, list) and len(fault) == 2 else ("MissingFile", "no such file")
+    return KINDS.get(str(kind), DamagedMedia)(f"{path}: {message}")
 
 
 def read_manifest(path: str | Path) -> dict[str, dict]:
@@ -77,7 +85,7 @@ def _lines(path):
         for line in file:
             found = _parsed(line)
             if found is not None:
-                if "clip" not in found:
+                if not isinstance(found.get("clip"), str):
                     raise ValueError(f"{path} is no manifest of extracted clips: {line[:80]!r}")
                 yield found["clip"], offset, line
             offset += len(line)
@@ -86,7 +94,7 @@ def _lines(path):
 def _parsed(line: bytes) -> dict | None:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets nested too deeply
         return None
     return found if isinstance(found, dict) else None
 
@@ -100,7 +108,7 @@ def _picture(path: Path, number: int) -> np.ndarray:
         ) from error
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:  # a header that claims more pixels than OpenCV allows
+    except cv2.error:  # a header that claims more than 2^30 pixels, or more than the memory holds
         picture = None
     if picture is None:
         raise DamagedMedia(f"{path} is no picture; remove it and run tools/extract_clips.py again")

@@ -163,8 +163,12 @@ def read_label(path: str | Path) -> np.ndarray:
     """
     label = _decode(path, cv2.IMREAD_UNCHANGED, "the label")
     if label.ndim == 3:  # OpenCV turns a palette's numbers into colours, Pillow keeps them
-        with Image.open(path) as image:
-            label = np.array(image) if image.mode == "P" else label
+        try:
+            with Image.open(path) as image:
+                label = np.array(image) if image.mode == "P" else label
+        # what Pillow raises for bytes that OpenCV could read
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise SensorReadError(f"the label: {path} is no readable image ({error})") from error
     if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
         raise SensorReadError(
             f"the label {path} is {label.dtype} of shape {label.shape}; a label has one channel of class numbers"
@@ -179,8 +183,8 @@ def _decode(path: str | Path, flag: int, what: str) -> np.ndarray:
         raise SensorReadError(f"{what}: cannot read {path}: {error.strerror or error}") from error
     try:
         image = cv2.imdecode(data, flag) if data.size else None
-    except cv2.error as error:  # a header that claims more pixels than OpenCV allows
-        raise SensorReadError(f"{what}: {path} is no readable image ({data.size} bytes): {error}") from error
+    except cv2.error as error:  # a header that claims more than 2^30 pixels, or more than the memory holds
+        raise SensorReadError(f"{what}: {path} is no readable image ({data.size} bytes): {error.err}") from error
     if image is None:
         raise SensorReadError(f"{what}: {path} is no readable image ({data.size} bytes)")
     return image

@@ -55,6 +55,17 @@ def test_broken_ones_are_replaced_counted_once_and_named(frames, tmp_path, worke
     assert all("SensorReadError" in line and "is no readable image (100 bytes)" in line for line in lines)
 
 
+def test_each_is_logged_once_with_what_is_allowed(frames, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("mmfusion_plugin.engine.broken_samples.print_log", lambda text, **_: said.append(text))
+    damage(frames, [3, 7])
+    dataset = build(frames, max_broken=0.1, broken_list=str(tmp_path / "broken.txt"))
+    for _ in range(2):
+        epoch(dataset, 0)
+    assert [text.split(" is broken and replaced by another sample ")[1] for text in said] == [
+        f"({i} of 20, dataset.max_broken allows 2; see {tmp_path}/broken.txt)" for i in (1, 2)]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_more_than_allowed_stop_training(frames, tmp_path, workers):
     damage(frames, [3, 7, 11])

@@ -19,7 +19,7 @@ pytest.importorskip("av")
 from mmengine.registry import init_default_scope
 
 import mmfusion_plugin  # noqa: F401
-from mmfusion_plugin.recognition import extraction
+from mmfusion_plugin.recognition import extraction, frame_folders
 from mmfusion_plugin.recognition.clip_lists import ConversionError
 from mmfusion_plugin.recognition.datasets import AudioVisualDataset
 from mmfusion_plugin.recognition.extraction import Options, extract
@@ -196,6 +196,26 @@ def test_frame_that_claims_too_many_pixels_is_named(data, huge_jpeg):
     (data / "extracted" / "a" / "clip one" / "img_00003.jpg").write_bytes(huge_jpeg)
     with pytest.raises(DamagedMedia, match=r"img_00003\.jpg is no picture"):
         samples(data, dict(num_frames=20), **EXTRACTED)[0]
+
+
+@pytest.mark.parametrize("line", [
+    '{"clip": "a", "times": 3, "size": [4, 4], "end": 1}', '{"clip": "a", "times": [0], "end": 1}',
+    '{"clip": "a", "times": [0], "size": [4], "end": 1}', '{"clip": "a", "times": [0], "size": [4, 4], "end": null}'])
+def test_line_of_a_manifest_that_gives_no_frames_is_a_broken_clip(tmp_path, line):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "manifest.jsonl").write_text(line + "\n")
+    with pytest.raises(DamagedMedia, match="gives no times, size and end"):
+        frame_folders.folder_index(tmp_path / "a")
+
+
+@pytest.mark.parametrize("line", ['{"clip": []}', '{"clip": null}'])
+def test_manifest_whose_clips_have_no_names_is_refused(tmp_path, line):
+    path = tmp_path / "manifest.jsonl"
+    path.write_text("[" * 100_000 + "\n")
+    assert frame_folders.read_manifest(path) == {}
+    path.write_text(line + "\n")
+    with pytest.raises(ValueError, match="is no manifest of extracted clips"):
+        frame_folders.read_manifest(path)
 
 
 def test_folder_without_a_line_is_an_error_whatever_on_fault_says(data):

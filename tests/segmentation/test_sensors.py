@@ -81,6 +81,16 @@ def test_unreadable_files_are_named(tmp_path, content):
         read_label(path)
 
 
+def test_a_header_that_claims_any_size_is_a_broken_file(tmp_path):
+    """OpenCV refuses it with an error of its own, which no data set would take for a broken sample."""
+    content = bytearray(cv2.imencode(".bmp", np.zeros((4, 4, 3), np.uint8))[1].tobytes())
+    content[18:22] = (1 << 21).to_bytes(4, "little")  # the width
+    (tmp_path / "c.bmp").write_bytes(content)
+    for read in (Sensor("rgb", "color").read, read_label):
+        with pytest.raises(SensorReadError, match=r"c\.bmp is no readable image .*MAX_IMAGE_WIDTH"):
+            read(tmp_path / "c.bmp")
+
+
 def test_a_truncated_png_is_unreadable(tmp_path):
     path = png(tmp_path / "rgb.png", np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
     path.write_bytes(path.read_bytes()[:60])

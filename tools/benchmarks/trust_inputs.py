@@ -25,6 +25,7 @@ from mmaction.registry import MODELS as ACTION_MODELS
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
+from PIL import Image
 from torch.optim import SGD
 from trust_cases import Row
 from trust_runs import at_the_end, drawn_samples, quiet_model
@@ -152,7 +153,7 @@ def precisions() -> Iterator[Row]:
     for neck in cases.NECKS:
         found = {}
         for low in (False, True):
-            model = quiet_model(neck).train()
+            model = quiet_model(neck)
             data = model.data_preprocessor(batch, True)
             with torch.autocast("cpu", torch.bfloat16, enabled=low):
                 loss, _ = model.parse_losses(model(**data, mode="loss"))
@@ -269,7 +270,7 @@ def _loaders(folder: Path) -> Iterator[tuple[str, Path, Callable[[Path], object]
     """(name, a sound file, what reads it)."""
     from mmseg.registry import DATASETS as SEG_DATASETS
 
-    from mmfusion_plugin.recognition import clip_lists, frame_folders, kinetics_sound, media
+    from mmfusion_plugin.recognition import clip_lists, crema_d, frame_folders, kinetics_sound, media
     from mmfusion_plugin.segmentation import nyuv2_convert, sensors
 
     rng = np.random.default_rng(0)
@@ -284,8 +285,15 @@ def _loaders(folder: Path) -> Iterator[tuple[str, Path, Callable[[Path], object]
     yield "list of classes", folder / "classes.txt", clip_lists.load_class_list
     (folder / "train.csv").write_text("label,youtube_id,time_start,time_end,split\nplaying guitar,abc,1,11,train\n")
     yield "Kinetics' csv", folder / "train.csv", lambda path: list(kinetics_sound._read_csv(path))
+    (folder / "names.txt").write_text("1001_IEO_NEU_XX,NEU\n1002_TIE_ANG_XX.wav\n")
+    (folder / "other.txt").write_text("1003_IEO_SAD_LO,SAD\n")
+    yield "list of CREMA-D", folder / "names.txt", lambda path: crema_d._read_lists(path, folder / "other.txt")
     (folder / "m.jsonl").write_text('{"clip": "a", "times": [0.0, 0.1], "size": [4, 4], "end": 0.2}\n')
     yield "manifest of clips", folder / "m.jsonl", frame_folders.read_manifest
+    (folder / "frames" / "a").mkdir(parents=True)
+    yield "times in a manifest", folder / "m.jsonl", lambda path: (
+        (folder / "frames" / frame_folders.MANIFEST).write_bytes(path.read_bytes()),
+        frame_folders.folder_index(folder / "frames" / "a"))
     arrays = dict(x=rng.standard_normal((4, 3)), label=np.arange(4.0))
     np.savez_compressed(folder / "f.npz", **arrays)
     from scipy.io import savemat
@@ -298,12 +306,17 @@ def _loaders(folder: Path) -> Iterator[tuple[str, Path, Callable[[Path], object]
     yield "NYU's class mapping", folder / "map.mat", nyuv2_convert._read_mapping
     color, depth = rng.integers(0, 255, (16, 16, 3)), rng.integers(500, 5000, (16, 16))
     cv2.imwrite(str(folder / "c.png"), color.astype(np.uint8))
-    cv2.imwrite(str(folder / "c.jpg"), color.astype(np.uint8))
+    for ending in ("jpg", "bmp"):
+        cv2.imwrite(str(folder / f"c.{ending}"), color.astype(np.uint8))
     cv2.imwrite(str(folder / "d.png"), depth.astype(np.uint16))
     cv2.imwrite(str(folder / "l.png"), (depth % 4).astype(np.uint8))
-    for name, kind in (("c.png", "color"), ("c.jpg", "color"), ("d.png", "depth")):
+    for name, kind in (("c.png", "color"), ("c.jpg", "color"), ("c.bmp", "color"), ("d.png", "depth")):
         yield f"{kind}, {name[1:]}", folder / name, sensors.Sensor(name="m", kind=kind).read
     yield "label, .png", folder / "l.png", sensors.read_label
+    numbered = Image.fromarray((depth % 4).astype(np.uint8)).convert("P")
+    numbered.putpalette(list(range(12)))
+    numbered.save(folder / "p.png")
+    yield "label with a palette, .png", folder / "p.png", sensors.read_label
     sound = (0.1 * rng.standard_normal(1600)).astype(np.float32)
     media.write_wav(folder / "s.wav", sound, 16000)
     media.write_clip(folder / "v.mp4", color[None].repeat(4, 0).astype(np.uint8).repeat(4, 1).repeat(4, 2), 8.0,
@@ -312,6 +325,22 @@ def _loaders(folder: Path) -> Iterator[tuple[str, Path, Callable[[Path], object]
     yield "clip, .mp4", folder / "v.mp4", lambda path: (
         media.probe(path), media.read_frames(path, media.frame_times(path)), media.read_sound(path))
     yield "checkpoint", _checkpoint(folder / "c.pth"), lambda path: files.load_from_local(str(path))
+    (folder / "runs").mkdir()
+    trained = _checkpoint(folder / "runs" / "iter_1.pth")
+    (folder / "pointer").write_text(str(trained))
+    yield files.POINTER, folder / "pointer", lambda path: _resumable(trained, files.POINTER, path)
+    (folder / "sums").write_bytes(files.sidecar(trained).read_bytes())
+    yield "checksum of a checkpoint", folder / "sums", lambda path: _resumable(
+        trained, files.sidecar(trained).name, path)
+
+
+def _resumable(trained: Path, name: str, content: Path) -> Path:
+    """The checkpoint that a resumed run would take, with ``content`` for the file ``name`` beside it."""
+    (trained.parent / name).write_bytes(content.read_bytes())
+    found, wrong = files.newest_good(files.candidates(trained.parent, trained.parent, "iter_{}.pth"))
+    if found is None:
+        raise files.CheckpointError("; ".join(wrong))
+    return found
 
 
 def _built(registry, scope: str, cfg: dict) -> object:
