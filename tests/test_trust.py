@@ -13,7 +13,9 @@ import trust
 import trust_inputs
 import trust_runs
 from mmengine.logging import MMLogger
-from trust_cases import Row
+from trust_cases import NECKS, Row
+
+from mmfusion_plugin.fusion import FUSIONS
 
 CHECKS: dict[str, Callable[[Path], Iterable[Row]]] = {
     "1-ranks": lambda folder: [trust_runs.two_ranks_resumed(folder)],
@@ -38,6 +40,10 @@ def quiet():
 def test_check_holds(check, tmp_path):
     rows = list(check(tmp_path / "check"))
     assert rows and [row for row in rows if not row.holds] == []
+
+
+def test_the_checks_know_every_neck():
+    assert set(NECKS) == {*FUSIONS, "UDML"}
 
 
 def test_the_command_finds_every_check(tmp_path):

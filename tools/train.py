@@ -22,7 +22,9 @@ def parse_args() -> argparse.Namespace:
     launch.add_common_arguments(parser)
     parser.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
                         help="go on from this checkpoint, or without a name from the work folder's latest")
-    parser.add_argument("--amp", action="store_true", help="automatic mixed precision (needs a GPU)")
+    parser.add_argument("--amp", action="store_true",
+                        help="automatic mixed precision: float16 on a GPU; bfloat16 on a CPU, where optim_wrapper.type "
+                             "is GuardedOptimWrapper")
     return parser.parse_args()
 
 

@@ -2,11 +2,9 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -14,6 +12,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
+
+from .data_order import random_states, restore_random_states
 
 __all__ = ["GradientAnalysisHook", "gradient_statistics", "group_losses", "untouched"]
 
@@ -181,8 +181,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
                for name, x in module._buffers.items() if x is not None]
     gradients = [(p, p.grad) for p in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    states = random_states()
     for p, _ in gradients:
         p.grad = None
     try:
@@ -196,8 +195,4 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 module._buffers[name] = x
         for module, mode in modes:
             module.training = mode
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
+        restore_random_states(states)

@@ -12,7 +12,7 @@ from mmseg.registry import DATASETS
 from segmentation.scene import LOAD, PACK, dataset_cfg, write_frames
 from torch.utils.data import DataLoader
 
-from mmfusion_plugin.engine.broken_samples import TooManyBroken
+from mmfusion_plugin.engine.broken_samples import BrokenSamples, TooManyBroken
 from mmfusion_plugin.segmentation.sensors import SensorReadError
 
 NUMBER = 20
@@ -72,6 +72,32 @@ def test_more_than_allowed_stop_training(frames, tmp_path, workers):
     dataset = build(frames, max_broken=0.1, broken_list=str(tmp_path / "broken.txt"))
     with pytest.raises(TooManyBroken, match=r"3 of 20 samples are broken, dataset.max_broken=0.1 allows 2; see .*txt"):
         epoch(dataset, workers)
+
+
+def test_exactly_the_stated_share_is_allowed(tmp_path):
+    """0.29 x 100 is less than 29."""
+    class Hundred:
+        def full_init(self):
+            pass
+
+        def __len__(self):
+            return 100
+
+        def get_data_info(self, idx):
+            return dict(filename=str(idx))
+
+        def prepare_data(self, idx):
+            raise OSError(idx)
+
+    class Broken(BrokenSamples, Hundred):
+        broken_errors = (OSError,)
+
+    dataset = Broken()
+    dataset.allow_broken(0.29, str(tmp_path / "broken.txt"), False)
+    dataset.full_init()
+    assert [dataset.prepare_data(i) for i in range(29)] == [None] * 29
+    with pytest.raises(TooManyBroken, match=r"30 of 100 samples are broken, dataset.max_broken=0.29 allows 29"):
+        dataset.prepare_data(29)
 
 
 def test_nothing_but_broken_samples_stops_even_where_all_may_be(frames, tmp_path):

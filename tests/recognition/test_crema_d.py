@@ -148,6 +148,7 @@ def test_the_usual_lists_are_followed(tree):
         ("1001_DFA_ANG_XX\n", "1002_DFA_ANG_XX\n1001_DFA_ANG_XX\n", r"test\.csv, line 2: .* listed before, for train"),
         ("id,label\n", "", r"train\.csv, line 1: expected a line such as"),
         ("1001_DFA_ANG_XX\n", "\n", r"lists no clip"),
+        (f'"{"x" * 200_000}"\n', "\n", r"train\.csv is no csv file: field larger"),
     ],
 )
 def test_broken_lists_are_named(tree, train, test, words):

@@ -168,7 +168,7 @@ def training(task: str, work_dir: str | Path, data: str | Path, neck: str = "UDM
         model=(recognition_model if task == "recognition" else segmentation_model)(neck),
         train_dataloader=loader, val_dataloader=quiet, val_evaluator=dict(type="CountSamples"), val_cfg=dict(),
         train_cfg=loop, randomness=dict(seed=7), log_level="ERROR",
-        optim_wrapper=dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.05, momentum=0.9)),
+        optim_wrapper=dict(type="GuardedOptimWrapper", optimizer=dict(type="SGD", lr=0.05, momentum=0.9)),
         param_scheduler=[dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=6),
                          dict(type="MultiStepLR", milestones=[2], by_epoch=by_epoch)],
         default_hooks=dict(
