@@ -119,7 +119,7 @@ def test_the_summary_against_a_reference(tmp_path):
         (by_name["visual", "gaussian"]["error"] + by_name["visual", "blur"]["error"]) / 2)
     with pytest.raises(ValueError, match="same --sweep"):
         summarise_noise(outcomes, described, reference=dict(rows=record["rows"][:2]))
-    assert "visual: 80 standard deviation, grey levels" in noise_markdown(record)
+    assert "| visual | gaussian | 80 standard deviation, grey levels |" in noise_markdown(record)
     assert plot_noise_curves(record, tmp_path / "x.png").stat().st_size > 1000
 
 
