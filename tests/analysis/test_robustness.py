@@ -140,7 +140,7 @@ def test_both_tools_on_a_checkpoint_of_the_runner(tmp_path, monkeypatch, capsys)
     assert "12/12" not in said("evaluate_missing", config, checkpoint), "what is complete is not computed again"
     sweep = ["--sweep", *(f"{m}:gaussian=1,2" for m in "abc"), "--sensor", *(f"{m}.kind=vector" for m in "abc")]
     text = said("evaluate_noise", config, checkpoint, *sweep)
-    assert "12/12" in text and "a: 2 standard deviation, the features' own unit" in text
+    assert "12/12" in text and "| a | gaussian | 2 standard deviation, the features' own unit |" in text
     text = said("evaluate_noise", config, checkpoint, *sweep, "--reference", folder / "noise.json")
     assert "12/12" not in text and "Reference: " in text
     with pytest.raises(SystemExit):
