@@ -45,7 +45,8 @@ def main() -> None:
         except ValueError as error:
             raise launch.UsageError(str(error)) from None
         record = dict(evidence.provenance(args.config, args.checkpoint, cfg, key), level=args.level,
-                      plot_seed=args.seed, labels=labels.tolist(), **found)
+                      plot_seed=args.seed, labels=labels.tolist(), classes=conditions.class_names(cfg.test_dataloader),
+                      **found)
     evidence.publish(out, "embeddings", record, embeddings.embeddings_markdown, embeddings.plot_embeddings)
 
 

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 KINDS = ("shared", "specific")
+LEGEND = 15  # classes that a legend still names
 MARKERS = dict(shared="o", specific="s")
 SCORES = (
     "Silhouette (Rousseeuw 1987) in the parts' own space, Euclidean: (b - a) / max(a, b) averaged over samples, a the "
@@ -155,7 +156,9 @@ def _sklearn(module: str) -> Any:
 
 
 def plot_embeddings(record: Mapping[str, Any], out: str | Path) -> Path:
-    """Left: which part a point is; then for each kind the same points by class, a number at each class's centre."""
+    """Left: which part a point is; then for each kind the same points by class, a number at each class's median."""
+    from matplotlib import colormaps
+
     places, names = torch.tensor(record["tsne"]["points"]), record["tsne"]["names"]
     parts = list(dict.fromkeys(names))
     modalities = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in parts))
@@ -170,23 +173,42 @@ def plot_embeddings(record: Mapping[str, Any], out: str | Path) -> Path:
     axes[0].set_title("part")
     axes[0].legend(fontsize=8, markerscale=2, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncol=2, frameon=False)
     classes = sorted(set(labels.tolist()))
+    # without cividis' upper end: pale yellow is lost on white
+    shade = {c: colormaps["cividis"](0.85 * i / max(1, len(classes) - 1)) for i, c in enumerate(classes)}
+    near = 0.05 * float((places.max(0).values - places.min(0).values).max())
     for axis, k in zip(axes[1:], kinds):
         here = torch.tensor([n.endswith(k) for n in names])
-        axis.scatter(*places[here].T, s=9, c=labels[here], cmap="cividis", alpha=0.6, linewidths=0)
+        axis.scatter(*places[here].T, s=9, c=[shade[c] for c in labels[here].tolist()], alpha=0.7, linewidths=0)
+        spots: list[tuple[float, float, list[str]]] = []
         for name in parts:
             if not name.endswith(k):
                 continue
             for c in classes:
                 members = here & (labels == c) & torch.tensor([n == name for n in names])
                 if members.any():
-                    x, y = places[members].median(0).values.tolist()
-                    axis.text(x, y, str(c), fontsize=8, ha="center", va="center", bbox=dict(
-                        boxstyle="round,pad=0.15", facecolor="white", edgecolor="none", alpha=0.8))
+                    _add_spot(spots, *places[members].median(0).values.tolist(), str(c), near)
+        for x, y, texts in spots:
+            axis.text(x, y, ", ".join(texts), fontsize=8, ha="center", va="center", bbox=dict(
+                boxstyle="round,pad=0.15", facecolor="white", edgecolor="none", alpha=0.8))
         axis.set(title=f"{k} parts by class (number at the median)", xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
+    if len(classes) <= LEGEND:
+        named = record.get("classes") or []
+        for c in classes:
+            axes[1].scatter([], [], s=18, color=shade[c], label=f"{c} {named[c]}" if c < len(named) else str(c))
+        axes[1].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncol=5, frameon=False)
     for axis in axes:
         axis.set_xticks([])
         axis.set_yticks([])
     return save_figure(figure, out)
+
+
+def _add_spot(spots: list[tuple[float, float, list[str]]], x: float, y: float, text: str, near: float) -> None:
+    """Join ``text`` to a spot that it would cover, or open a new one."""
+    for there_x, there_y, texts in spots:
+        if abs(x - there_x) < near * (1 + len(texts)) / 2 and abs(y - there_y) < near:
+            texts.append(text)
+            return
+    spots.append((x, y, [text]))
 
 
 def embeddings_markdown(record: Mapping[str, Any]) -> str:

@@ -29,7 +29,8 @@ figcaption, .source { font-size: .85rem; color: #555; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; margin: 1rem 0; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
+th:first-child, td:first-child, .words { text-align: left; }
+thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
 tbody tr:hover { background: #f3f7fa; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 code, pre { font: .85rem/1.45 ui-monospace, monospace; background: #f4f4f4; border-radius: 4px; }
@@ -38,6 +39,7 @@ code { padding: .1rem .3rem; overflow-wrap: anywhere; } pre { padding: .7rem; ov
 @media print { nav { display: none; } h2 { break-after: avoid; } figure { break-inside: avoid; } }
 """
 PALETTE = "Colours: Okabe and Ito's palette and cividis, which common colour blindnesses keep apart."
+NUMBER = re.compile(r"[*]*[+-]?[0-9.]+(e[+-]?[0-9]+)?( ± [0-9.]+)?[*]*|-|nan|")  # cells set to the right
 Scalars = dict[str, list[tuple[int, float]]]
 
 
@@ -136,8 +138,14 @@ def _curves(scalars: Scalars, folder: Path, config: Path | None) -> _Section:
     losses = {n: p for n, p in scalars.items() if "loss" in n and not n.startswith("gradient/")}
     metrics = {n: p for n, p in scalars.items() if n.startswith("acc/") or n in ("mIoU", "mAcc", "aAcc")}
     if losses:
-        ordered = dict(sorted({**losses, **metrics}.items(), key=lambda item: (item[0] != "loss", item[0] in metrics)))
-        section.body = [_picture(plot_curves(ordered, folder / "learning_curves.png"), "Every loss and metric by step")]
+        once = {n: p[0] for n, p in metrics.items() if len(p) == 1}  # one point is no curve
+        several = {n: p for n, p in {**losses, **metrics}.items() if n not in once}
+        ordered = dict(sorted(several.items(), key=lambda item: (item[0] != "loss", item[0] in metrics)))
+        picture = plot_curves(ordered, folder / "learning_curves.png")
+        section.body = [_picture(picture, "Every loss and metric by step")]
+        if once:
+            said = ", ".join(f"{name} {value:.4g} ({step})" for name, (step, value) in sorted(once.items()))
+            section.body.append(f"<p>Evaluated once (step, or epoch of an epoch-based run): {html.escape(said)}.</p>")
     return section
 
 
@@ -165,17 +173,24 @@ def _gradients(scalars: Scalars, folder: Path) -> _Section:
         return section
     titles = dict(cosine="cosine of task and auxiliary gradient", negative="share of negative cosines so far",
                   norm="norm of the task's gradient", ratio="auxiliary gradient's norm over the task's")
-    figure, axes = figure_panels(len(found))
+    figure, axes = figure_panels(len(found), columns=2, width=5.2)
+    # a modality is a colour and a marker, a loss a kind of line
+    names = [name.partition("/") for _, lines in sorted(found.items()) for name in lines]
+    modalities = list(dict.fromkeys(m for m, _, _ in names))
+    terms = list(dict.fromkeys(term for _, _, term in names if term))
     for axis, ((_, what), lines) in zip(axes, sorted(found.items())):
         for name, points in lines.items():
-            axis.plot(*zip(*points), marker="o", markersize=3, label=name)
+            m, _, term = name.partition("/")
+            i, k = modalities.index(m), terms.index(term) if term else 0
+            axis.plot(*zip(*points), color=COLOURS[i % len(COLOURS)], marker="osD^vP*"[i % 7], markersize=3,
+                      linestyle=("-", "--", ":", "-.")[k % 4], label=name)
         if what == "cosine":
             axis.axhline(0, color="grey", linewidth=0.8)
         if what == "ratio":
             axis.set_yscale("log")  # in the first steps the task's gradient is still small
         axis.set(title=titles[what], xlabel="step")
         axis.title.set_fontsize(9)
-        axis.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
+        axis.legend(fontsize=7, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False, handlelength=3)
     section.body = [_picture(save_figure(figure, folder / "gradients.png"), "At each encoder's output")]
     return section
 
@@ -283,8 +298,12 @@ def _text(path: Path) -> str:
         lines = block.splitlines()
         if lines[0].startswith("|"):
             cells = [[html.escape(cell.strip()) for cell in line.strip()[1:-1].split("|")] for line in lines]
-            head = "".join(f"<th>{cell}</th>" for cell in cells[0])
-            rows = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in cells[2:])
+            columns = list(zip(*cells[2:]))
+            kinds = ["" if all(NUMBER.fullmatch(c) for c in column) else " class=words" for column in columns]
+            kinds += [""] * (len(cells[0]) - len(kinds))
+            head = "".join(f"<th{kind}>{cell}</th>" for kind, cell in zip(kinds, cells[0]))
+            rows = "".join("<tr>" + "".join(f"<td{k}>{c}</td>" for k, c in zip(kinds, row)) + "</tr>"
+                           for row in cells[2:])
             table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
             blocks.append(f"<div class='scroll'>{table}</div>")
         elif block.startswith("`") and block.endswith("`"):

@@ -206,22 +206,27 @@ def noise_markdown(record: Mapping[str, Any]) -> str:
     metric, weighted = record["metric"], sorted({m for row in record["rows"] for m in row["weights"]})
     rows = []
     for row in record["rows"]:
-        strength = "; ".join(f"{m}: {s:g} {row['units'][m]}" for m, s in row["strengths"].items()) or "-"
+        strength = _strength(row)
         error = row["calibration_error"]
         rows.append([
             row["target"], row["type"], strength, f"{100 * as_share(metric, row['metrics'][metric]):.1f}",
             "-" if error is None else f"{100 * error:.1f}",
             *(f"{row['weights'][m]:.3f}" if m in row["weights"] else "-" for m in weighted)])
     head = ["on", "corruption", "strength", f"{metric} (%)", "ECE, 15 bins (%)", *(f"weight of {m}" for m in weighted)]
-    short = [[r["target"], r["type"], *(_percent(r[k]) for k in ("relative", "effective", "error")),
-              "-" if r["relative_error"] is None else f"{r['relative_error']:.3f}"] for r in record["summary"]]
+    types = {(r["target"], r["type"]) for r in record["summary"]}
+    single = {target for target, _ in types if sum(t == target for t, _ in types) == 2}  # its mean is that one type's
+    compared = record["reference"] is not None
+    shares = ("relative", "error", "effective") if compared else ("relative", "error")
+    short = [[r["target"], r["type"], *(_percent(r[k]) for k in shares),
+              *(["-" if r["relative_error"] is None else f"{r['relative_error']:.3f}"] if compared else [])]
+             for r in record["summary"] if r["type"] != "mean" or r["target"] not in single]
     against = "" if record["reference"] is None else f" Reference: {record['reference']}."
     samples = record["rows"][0]["samples"]
     return (
         f"Noise on {samples} samples, seed {record['noise_seed']}.\n\n{markdown_table(head, rows)}\n\n"
         + markdown_table(
-            ["on", "corruption", "relative robustness (%)", "effective robustness (points)", "mean error (%)",
-             "corruption error against the reference"], short)
+            ["on", "corruption", "relative robustness (%)", "mean error (%)",
+             *(["effective robustness (points)", "corruption error against the reference"] if compared else [])], short)
         + f"\n\n{record['formulas']}{against}\n\n`{record['command']}`\n")
 
 
@@ -253,6 +258,14 @@ def plot_noise_curves(record: Mapping[str, Any], out: str | Path) -> Path:
         _label_strengths(axis, curves)
         axis.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False, handlelength=3)
     return save_figure(figure, out)
+
+
+def _strength(row: Mapping[str, Any]) -> str:
+    """Each modality's strength and unit, once where all have the same."""
+    said = {m: f"{s:g} {row['units'][m]}" for m, s in row["strengths"].items()}
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return "; ".join(f"{m}: {text}" for m, text in said.items()) or "-"
 
 
 def _curves(rows: Sequence[Mapping], name: str) -> dict[str, list[Mapping]]:

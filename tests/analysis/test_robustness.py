@@ -119,7 +119,7 @@ def test_the_summary_against_a_reference(tmp_path):
         (by_name["visual", "gaussian"]["error"] + by_name["visual", "blur"]["error"]) / 2)
     with pytest.raises(ValueError, match="same --sweep"):
         summarise_noise(outcomes, described, reference=dict(rows=record["rows"][:2]))
-    assert "visual: 80 standard deviation, grey levels" in noise_markdown(record)
+    assert "| visual | gaussian | 80 standard deviation, grey levels |" in noise_markdown(record)
     assert plot_noise_curves(record, tmp_path / "x.png").stat().st_size > 1000
 
 
@@ -140,7 +140,7 @@ def test_both_tools_on_a_checkpoint_of_the_runner(tmp_path, monkeypatch, capsys)
     assert "12/12" not in said("evaluate_missing", config, checkpoint), "what is complete is not computed again"
     sweep = ["--sweep", *(f"{m}:gaussian=1,2" for m in "abc"), "--sensor", *(f"{m}.kind=vector" for m in "abc")]
     text = said("evaluate_noise", config, checkpoint, *sweep)
-    assert "12/12" in text and "a: 2 standard deviation, the features' own unit" in text
+    assert "12/12" in text and "| a | gaussian | 2 standard deviation, the features' own unit |" in text
     text = said("evaluate_noise", config, checkpoint, *sweep, "--reference", folder / "noise.json")
     assert "12/12" not in text and "Reference: " in text
     with pytest.raises(SystemExit):

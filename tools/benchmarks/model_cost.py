@@ -10,6 +10,7 @@ Writes cost.json and cost.md (default: print only; give evidence/ of a work dir 
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import warnings
 
@@ -54,6 +55,10 @@ def made_up(model, shapes: dict[str, tuple[int, ...]], device: str):
     return torch.cat(list(streams.values()), 1) if hasattr(model, "decode_head") else streams
 
 
+def power(unit: float) -> str:
+    return f"1e{round(math.log10(unit))}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="config file")
@@ -77,13 +82,17 @@ def main() -> None:
         f"{platform.machine()} processor, {torch.get_num_threads()} thread(s)")
     record = dict(evidence.provenance(args.config, "", cfg, ""), costs=costs, inputs=sizes,
                   setting=LIMIT.format(where=where), torch=torch.__version__, repeats=args.repeats)
-    rows = [[name, f"{c['parameters'] / 1e6:.3f}", f"{c['multiply_adds'] / 1e9:.4f}", f"{c['milliseconds']:.2f}",
+    # models of ready-made features would read 0.000
+    size, work = (1e3 if costs["total"][key] < 1e6 else 1e6 for key in ("parameters", "multiply_adds"))
+    work = 1e9 if costs["total"]["multiply_adds"] >= 1e9 else work
+    rows = [[name, f"{c['parameters'] / size:.3f}", f"{c['multiply_adds'] / work:.3f}", f"{c['milliseconds']:.2f}",
              f"{c['peak_bytes'] / 1e6:.2f}"] for name, c in costs.items()]
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6
     text = (
         f"{record['setting']}, torch {record['torch']}, median of {args.repeats} passes, inputs {sizes}.\n\n"
         + evidence.markdown_table(
-            ["part", "parameters, 1e6", "multiply-adds, 1e9", "latency, ms", "activations at the peak, MB"], rows)
+            ["part", f"parameters, {power(size)}", f"multiply-adds, {power(work)}", "latency, ms",
+             "activations at the peak, MB"], rows)
         + f"\n\nWeights: {weights:.1f} MB.\n\n`{record['command']}`\n")
     print(text)
     if args.out:
