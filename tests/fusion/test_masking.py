@@ -56,7 +56,7 @@ def test_a_resumed_run_draws_what_the_unbroken_one_would():
 
 def test_each_rank_draws_its_own(monkeypatch):
     first = draws(ModalityDropout(NAMES, 0.5, seed=7), 1)[0]
-    monkeypatch.setattr("mmfusion_plugin.fusion.masking._rank", lambda: 1)
+    monkeypatch.setattr("mmfusion_plugin.fusion.masking.rank", lambda: 1)
     assert not torch.equal(first, draws(ModalityDropout(NAMES, 0.5, seed=7), 1)[0])
 
 
