@@ -21,6 +21,7 @@ __all__ = [
 
 CLEAN = "clean"
 ALL = "all"
+SEPARATE = 3  # modalities whose strengths still fit below one tick
 FORMULAS = (
     "Severity x = i / L for the i-th of L strengths, x = 0 clean; a(x) is the metric as a share. "
     "Relative robustness: area under a(x) over [0, 1], trapezoids (MultiBench's, without its min-max over methods). "
@@ -238,6 +239,7 @@ def plot_noise_curves(record: Mapping[str, Any], out: str | Path) -> Path:
     targets = list(dict.fromkeys(row["target"] for row in rows if row["severity"]))
     style = {t: dict(color=COLOURS[i % len(COLOURS)], marker="osD^vP*"[i % 7]) for i, t in enumerate(targets)}
     figure, axes = figure_panels(len(types) * (2 if weighted else 1), columns=len(types) if weighted else 3)
+    weights = [w for row in rows for w in row["weights"].values()]
     top = 1.1 * max(0.01, *(100 * as_share(metric, row["metrics"][metric]) for row in rows))
     for axis, name in zip(axes, types):
         curves = _curves(rows, name)
@@ -255,8 +257,9 @@ def plot_noise_curves(record: Mapping[str, Any], out: str | Path) -> Path:
                 axis.plot([r["severity"] for r in members], [r["weights"].get(m, math.nan) for r in members], line,
                           markersize=3, label=f"{m}'s, noise on {target}", **style[target])
         axis.set(title=_wrapped(name), ylabel="fusion weight, mean")
+        axis.set_ylim(min(weights) - 0.05, max(weights) + 0.05)
         _label_strengths(axis, curves)
-        axis.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False, handlelength=3)
+        axis.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.3), frameon=False, handlelength=3)
     return save_figure(figure, out)
 
 
@@ -278,14 +281,24 @@ def _curves(rows: Sequence[Mapping], name: str) -> dict[str, list[Mapping]]:
 
 
 def _label_strengths(axis, curves: Mapping[str, Sequence[Mapping]]) -> None:
-    """Strengths in their unit below a panel where all its curves share them, else the severity's number."""
+    """Strengths in their unit below a panel, by modality where they differ; for many, the severity's number."""
     members = [row for rows in curves.values() for row in rows if row["severity"]]
     units = {unit for row in members for unit in row["units"].values()}
     strengths = {(row["severity"], s) for row in members for s in row["strengths"].values()}
     places = sorted({row["severity"] for row in members})
     shared = len(units) == 1 and len(strengths) == len(places)
-    axis.set_xlabel(units.pop() if shared else "severity")
-    labels = [f"{dict(strengths)[i]:g}" if shared else str(i) for i in places]
+    by_modality = {m: {r["severity"]: r["strengths"][m] for r in members if m in r["strengths"]}
+                   for m in dict.fromkeys(m for row in members for m in row["strengths"])}
+    if shared:
+        axis.set_xlabel(units.pop())
+        labels = [f"{dict(strengths)[i]:g}" for i in places]
+    elif len(by_modality) <= SEPARATE and all(set(s) == set(places) for s in by_modality.values()):
+        of = {m: unit for row in members for m, unit in row["units"].items()}
+        axis.set_xlabel("\n".join(f"{m}: {of[m]}" for m in by_modality), fontsize=8)
+        labels = ["\n".join(f"{s[i]:g}" for s in by_modality.values()) for i in places]  # lines as in the label
+    else:
+        axis.set_xlabel("severity")
+        labels = [str(i) for i in places]
     axis.set_xticks([0, *places], ["clean", *labels], fontsize=8)
 
 
