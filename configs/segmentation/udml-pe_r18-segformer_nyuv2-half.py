@@ -5,11 +5,7 @@ Run: python tools/train.py configs/segmentation/udml-pe_r18-segformer_nyuv2-half
 Cost: 1,200 iterations at batch 4, about an hour of one core.
 Expect: not run yet. No pretrained weights, a short schedule: far below published numbers.
 """
-_base_ = [
-    '../_base_/default_runtime.py', '../_base_/data/nyuv2_half.py', '../_base_/models/udml_rgbd_r18.py',
-    '../_base_/schedules/scratch_1200.py']
+_base_ = '../_base_/udml_nyuv2_half.py'
 model = dict(
-    data_preprocessor=dict(size=(192, 256)),
-    decode_head=dict(num_classes=40),
     neck=dict(
         quality='variance', dependency=False, law='inverse_square', temperature=1.0, form='residual', norm='batch'))
