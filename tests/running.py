@@ -1,13 +1,11 @@
 """Commands as a user runs them."""
 from __future__ import annotations
 
-import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
-
-from mmfusion_plugin.engine import launch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,8 +22,5 @@ def call(cwd: Path, script: Path, *arguments: object) -> str:
 def run_tool(monkeypatch, name: str, *arguments: object) -> None:
     """Run tools/NAME.py in this process: starting another costs ten seconds of imports."""
     script = ROOT / f"tools/{name}.py"
-    spec = importlib.util.spec_from_file_location(f"tool_{Path(name).name}", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *map(str, arguments)])
-    launch.run_tool(module.main)
+    runpy.run_path(str(script), run_name="__main__")

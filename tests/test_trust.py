@@ -10,6 +10,7 @@ pytest.importorskip("mmaction")
 pytest.importorskip("mmseg")
 pytest.importorskip("hypothesis")
 import trust
+import trust_fuzz
 import trust_inputs
 import trust_runs
 from mmengine.logging import MMLogger
@@ -26,7 +27,7 @@ CHECKS: dict[str, Callable[[Path], Iterable[Row]]] = {
     "6-processes": lambda folder: trust_runs.two_processes(folder, ["SCFAE", "UDML"]),
     "7-precision": lambda folder: trust_inputs.precisions(),
     "8-hostile": trust_inputs.hostile_files,
-    "9-fuzz": lambda folder: trust_inputs.fuzzed_files(folder, 20),
+    "9-fuzz": lambda folder: trust_fuzz.fuzzed_files(folder, 20),
 }
 
 

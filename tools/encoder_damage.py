@@ -73,13 +73,13 @@ def main() -> None:
         raise launch.UsageError(f"--reference {unknown[0]}: the model has {list(model.backbone.encoders)}")
     settings = [args.positions, args.weight_decay, args.steps, args.seed]
     partial = out / "encoder_damage.partial.json"
-    done = json.loads(partial.read_text()) if partial.is_file() else {}
+    done = evidence.read_record(partial) if partial.is_file() else {}
 
     def once(name: str, key: str, compute: Any) -> dict[str, Any]:
         if done.get(name, {}).get("key") != key:
             done[name] = dict(key=key, probes=compute())
             out.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(done))
+            evidence.replace_file(partial, json.dumps(done))
         return done[name]["probes"]
 
     print(f"probes on {args.checkpoint}")
@@ -104,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.run_tool(main)
+    launch.run_tool(main, evidence.EvidenceError)

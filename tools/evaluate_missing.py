@@ -45,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.run_tool(main)
+    launch.run_tool(main, evidence.EvidenceError)

@@ -12,8 +12,6 @@ and mean corruption error. Writes noise.json, noise.md and noise.png. Started ag
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything of theirs is imported
@@ -72,7 +70,7 @@ def main() -> None:
     parser.add_argument("--metric", help="shown in table and picture (default: mIoU or acc/fused_top1)")
     args = parser.parse_args()
     stated, sweep = sensors_from(args.sensor), sweep_from(args.sweep)
-    reference = json.loads(Path(launch.existing(args.reference, "reference")).read_text()) if args.reference else None
+    reference = evidence.read_record(launch.existing(args.reference, "reference")) if args.reference else None
     cfg, model, out = launch.load_checkpoint(args)
     try:
         sensors = robustness.sensors_of(model.data_preprocessor, stated)
@@ -98,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.run_tool(main)
+    launch.run_tool(main, evidence.EvidenceError)

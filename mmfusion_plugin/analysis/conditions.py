@@ -27,6 +27,7 @@ from torch.utils.data import Dataset, Subset
 from mmfusion_plugin.fusion import SCFAE
 
 from .calibration import Counts, labels_and_probabilities
+from .evidence import EvidenceError
 
 __all__ = ["Condition", "EncoderMemo", "build_dataset", "class_names", "evaluate_conditions", "in_order"]
 
@@ -367,9 +368,14 @@ def _resume(partial: Path, key: str, runs: Mapping[str, _Running]) -> int:
     """Samples done."""
     if not partial.is_file():
         return 0
-    state = torch.load(partial, map_location="cpu", weights_only=True)
-    if state["key"] != key or set(state["runs"]) != set(runs):
-        raise ValueError(
+    try:
+        state = torch.load(partial, map_location="cpu", weights_only=True)
+        ours = state["key"] == key and set(state["runs"]) == set(runs)
+    except Exception as error:  # parsers of torch's three formats raise as many types
+        raise EvidenceError(f"{partial} is no unfinished evaluation, or a damaged one ({type(error).__name__}); remove "
+                            "it or choose another --out") from error
+    if not ours:
+        raise EvidenceError(
             f"{partial} is the unfinished state of another evaluation (other config, checkpoint or conditions); "
             "remove it or choose another --out")
     for name, run in runs.items():

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "COLOURS", "as_share", "choose_metric", "figure_panels", "fingerprint", "markdown_table", "provenance", "publish",
-    "read_evidence", "save_figure", "write_evidence",
+    "COLOURS", "EvidenceError", "as_share", "choose_metric", "figure_panels", "fingerprint", "markdown_table",
+    "provenance", "publish", "read_evidence", "read_record", "replace_file", "save_figure", "write_evidence",
 ]
 
 FOLDER = "evidence"  # below the work dir: what tools/report.py looks for
@@ -21,6 +21,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 # mmsegmentation's IoUMetric reports these in percent, mmaction2's AccMetric shares
 PERCENT = ("mIoU", "aAcc", "mAcc", "mDice", "mFscore", "mPrecision", "mRecall")
 PREFERRED = ("mIoU", "acc/fused_top1", "acc/top1")
+
+
+class EvidenceError(ValueError):
+    """A file of an evaluation is damaged or belongs to another one. The message names the file."""
 
 
 def choose_metric(names: Sequence[str], asked: str | None = None) -> str:
@@ -67,14 +71,16 @@ def write_evidence(folder: str | Path, name: str, record: Mapping[str, Any], mar
     """``name``.json and ``name``.md in ``folder``, each replaced as a whole. Returns both paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix, text in ((".json", json.dumps(record, indent=1)), (".md", markdown.rstrip() + "\n")):
-        path = folder / f"{name}{suffix}"
-        partial = path.with_suffix(f"{suffix}.partial")
-        partial.write_text(text)
-        os.replace(partial, path)
-        paths.append(path)
-    return paths
+    texts = {".json": json.dumps(record, indent=1), ".md": markdown.rstrip() + "\n"}
+    return [replace_file(folder / f"{name}{suffix}", text) for suffix, text in texts.items()]
+
+
+def replace_file(path: Path, text: str) -> Path:
+    """Write whole or not at all: a killed tool leaves what was there. Returns ``path``."""
+    partial = path.with_suffix(f"{path.suffix}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+    return path
 
 
 def publish(
@@ -93,16 +99,26 @@ def publish(
 def read_evidence(folder: str | Path, name: str, key: str | None = None) -> dict[str, Any] | None:
     """``name``.json of ``folder``; None where there is none, or where it is of another ``key``.
 
-    Raises: ValueError for a file that is no JSON.
+    Raises: EvidenceError for a file that is no record.
     """
     path = Path(folder) / f"{name}.json"
-    if not path.is_file():
-        return None
+    record = read_record(path) if path.is_file() else None
+    return record if record is None or key is None or record.get("key") == key else None
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """A JSON object that one of the commands wrote.
+
+    Raises: EvidenceError for any other content; OSError for an absent file.
+    """
     try:
-        record = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}); remove it and run its command again") from error
-    return record if key is None or record.get("key") == key else None
+        record = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise EvidenceError(f"{path} is no JSON ({error}); remove it and run its command again") from error
+    if not isinstance(record, dict):
+        raise EvidenceError(f"{path} holds {type(record).__name__}, expected a JSON object as this library writes; "
+                            "remove it and run its command again")
+    return record
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

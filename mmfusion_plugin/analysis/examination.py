@@ -9,7 +9,7 @@ from typing import Any
 from mmfusion_plugin.fusion import SCFAE
 
 from . import conditions, embeddings, features, probing
-from .report import learning_curves
+from .training_logs import read_logs
 
 __all__ = ["examine", "gradient_summary"]
 
@@ -30,7 +30,7 @@ def examine(runner: Any, folder: str | Path) -> dict[str, Any]:
         model, train, sets[0], cfg.test_dataloader, sets[1], classes, None if alone is None else [alone])
     return dict(
         probes={m: found["accuracy"] if found["mIoU"] is None else found["mIoU"] for m, found in probes.items()},
-        gradients=gradient_summary(learning_curves(folder)),
+        gradients=gradient_summary(read_logs(folder)),
         branches=_branches(cfg, model))
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from .training_logs import Series, find_logs, read_logs
 
 __all__ = [
     "Curves", "is_rising", "plot_response", "plot_training", "respond", "roc_area", "spearman", "summarise",
@@ -23,7 +24,7 @@ LABELS = dict(weight="weight", noise="predicted noise, levels", level="level tha
               novelty="novelty, standard deviations", dependency="dependency, sum of |logits|")
 
 Row = dict[str, Any]
-Curves = dict[str, dict[str, list[tuple[int, float]]]]
+Curves = dict[str, Series]
 
 
 # --- over training -------------------------------------------------------------------------------
@@ -32,22 +33,20 @@ Curves = dict[str, dict[str, list[tuple[int, float]]]]
 def training_curves(work_dir: str | Path) -> Curves:
     """{quantity: {modality: [(step, value)]}} from the ``scalars.json`` of a run and of what it resumed from.
 
-    Raises: FileNotFoundError if the folder holds no such log; ValueError if UDML logged nothing in it.
+    Raises: FileNotFoundError if the folder holds no such log; ValueError if UDML logged nothing in it, or a log is
+        damaged.
     """
-    logs = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
+    logs = find_logs(work_dir)
     if not logs:
         raise FileNotFoundError(f"no */vis_data/scalars.json below {work_dir}: is it the work dir of a training?")
-    found: dict[str, dict[str, dict[int, float]]] = {}
-    for log in logs:  # folders are named by time: what was trained again replaces what was lost
-        for line in log.read_text().splitlines():
-            scalars = json.loads(line)
-            for name, value in scalars.items():
-                match = re.fullmatch(rf"(?:train/)?fusion\.({'|'.join(LOGGED)})\.([^.]+)", name)
-                if match:
-                    found.setdefault(match[1], {}).setdefault(match[2], {})[int(scalars["step"])] = float(value)
+    found: Curves = {}
+    for name, points in read_logs(work_dir).items():
+        match = re.fullmatch(rf"(?:train/)?fusion\.({'|'.join(LOGGED)})\.([^.]+)", name)
+        if match:
+            found.setdefault(match[1], {})[match[2]] = points
     if not found:
         raise ValueError(f"{logs[-1]} holds no fusion.weight.*: the neck of this training is not UDML")
-    return {what: {m: sorted(found[what][m].items()) for m in found[what]} for what in LOGGED if what in found}
+    return {what: found[what] for what in LOGGED if what in found}
 
 
 def plot_training(curves: Curves, out: str | Path) -> Path:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,9 @@ from typing import Any
 from . import embeddings, missing, noise_response, probing, robustness
 from .calibration import class_iou
 from .evidence import COLOURS, FOLDER, figure_panels, read_evidence, save_figure
+from .training_logs import Series, read_logs
 
-__all__ = ["learning_curves", "plot_confusion", "plot_curves", "write_report"]
+__all__ = ["plot_confusion", "plot_curves", "write_report"]
 
 STYLE = """
 :root { color-scheme: light; }
@@ -40,7 +40,6 @@ code { padding: .1rem .3rem; overflow-wrap: anywhere; } pre { padding: .7rem; ov
 """
 PALETTE = "Colours: Okabe and Ito's palette and cividis, which common colour blindnesses keep apart."
 NUMBER = re.compile(r"[*]*[+-]?[0-9.]+(e[+-]?[0-9]+)?( ± [0-9.]+)?[*]*|-|nan|")  # cells set to the right
-Scalars = dict[str, list[tuple[int, float]]]
 
 
 @dataclass
@@ -73,7 +72,7 @@ def write_report(work_dir: str | Path, out: str | Path | None = None) -> Path:
     config = next(iter(sorted(work_dir.glob("*.py"))), None)
     checkpoint = _latest_checkpoint(work_dir)
     words = f"{config or 'CONFIG'} {checkpoint or 'CHECKPOINT'}"
-    scalars = learning_curves(work_dir)
+    scalars = read_logs(work_dir)
     sections = [_curves(scalars, folder, config), _training_noise(work_dir, folder), _gradients(scalars, folder)]
     pictured: list[tuple[str, str, str, Callable]] = [
         ("Subsets of modalities", "missing", f"python tools/evaluate_missing.py {words}", missing.plot_subsets),
@@ -108,20 +107,7 @@ def write_report(work_dir: str | Path, out: str | Path | None = None) -> Path:
 # --- training ------------------------------------------------------------------------------------
 
 
-def learning_curves(work_dir: str | Path) -> Scalars:
-    """{name: [(step, value)]} of every number in the logs of a run and of what it resumed from; {} without logs."""
-    found: dict[str, dict[int, float]] = {}
-    # folders are named by time: what was trained again replaces what was lost
-    for log in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
-        for line in log.read_text().splitlines():
-            scalars = json.loads(line)
-            for name, value in scalars.items():
-                if isinstance(value, (int, float)) and "step" in scalars and name not in ("step", "iter", "epoch"):
-                    found.setdefault(name, {})[int(scalars["step"])] = float(value)
-    return {name: sorted(points.items()) for name, points in found.items()}
-
-
-def plot_curves(curves: Scalars, out: str | Path) -> Path:
+def plot_curves(curves: Series, out: str | Path) -> Path:
     """A panel for each number over the steps."""
     figure, axes = figure_panels(len(curves), width=3.6, height=2.5)
     for axis, (name, points) in zip(axes, curves.items()):
@@ -133,7 +119,7 @@ def plot_curves(curves: Scalars, out: str | Path) -> Path:
     return save_figure(figure, out)
 
 
-def _curves(scalars: Scalars, folder: Path, config: Path | None) -> _Section:
+def _curves(scalars: Series, folder: Path, config: Path | None) -> _Section:
     section = _Section("Learning curves", f"python tools/train.py {config or 'CONFIG'}")
     losses = {n: p for n, p in scalars.items() if "loss" in n and not n.startswith("gradient/")}
     metrics = {n: p for n, p in scalars.items() if n.startswith("acc/") or n in ("mIoU", "mAcc", "aAcc")}
@@ -160,7 +146,7 @@ def _training_noise(work_dir: Path, folder: Path) -> _Section:
     return section
 
 
-def _gradients(scalars: Scalars, folder: Path) -> _Section:
+def _gradients(scalars: Series, folder: Path) -> _Section:
     section = _Section(
         "Gradients at the encoders",
         "custom_hooks = [dict(type='GradientAnalysisHook', interval=100)]   # in the config, then train")

@@ -32,11 +32,11 @@ class UsageError(ValueError):
     """The command line cannot be carried out. Tools print the message alone and exit with 2."""
 
 
-def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool's ``main``. A :class:`UsageError` or a bad checkpoint becomes one line on stderr and exit code 2."""
+def run_tool(main: Callable[[], None], *errors: type[Exception]) -> None:
+    """Run a tool's ``main``. A :class:`UsageError`, a bad checkpoint or one of ``errors``: a line on stderr, exit 2."""
     try:
         main()
-    except (UsageError, CheckpointError) as error:
+    except (UsageError, CheckpointError, *errors) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
 

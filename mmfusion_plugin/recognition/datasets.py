@@ -1,7 +1,6 @@
 """Data sets of clips with picture and sound, and of ready-made features by modality."""
 from __future__ import annotations
 
-import math
 import struct
 import tokenize
 import zipfile
@@ -18,6 +17,7 @@ from mmaction.structures import ActionDataSample
 from mmcv.transforms import BaseTransform
 
 from mmfusion_plugin.engine.broken_samples import BrokenSamples
+from mmfusion_plugin.engine.mat_files import MatFile
 
 from .clip_lists import SOUNDS, VIDEOS, class_key, load_class_list, read_lines
 from .media import MediaError, MissingFile
@@ -526,17 +526,10 @@ def _read_npz(path: Path, keys: Sequence[str], max_gib: float) -> dict[str, np.n
 
 
 def _read_mat(path: Path, keys: Sequence[str], max_gib: float) -> dict[str, np.ndarray]:
-    from scipy.io import loadmat, whosmat
-
-    try:
-        there = {name: shape for name, shape, _ in whosmat(path)}
-        _demand(path, keys, list(there))
-        _limit(path, sum(8 * math.prod(there[key]) for key in keys), max_gib)
-        return {key: array for key, array in loadmat(path, variable_names=list(keys)).items() if key in keys}
-    except (_Refused, MemoryError):
-        raise
-    except Exception as error:  # scipy lets damaged bytes raise whatever they lead to, an UnboundLocalError even
-        raise ValueError(f"{path} is no readable .mat file (v7.3 has to be saved with -v7): {error}") from error
+    file = MatFile(path)
+    _demand(path, keys, file.names)
+    _limit(path, sum(file.nbytes(key) for key in keys), max_gib)
+    return {key: file.read(key) for key in keys}
 
 
 class _Refused(ValueError):

@@ -33,6 +33,7 @@ CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 SPEAKERS = {"train": ("jackson", "nicolas", "theo", "yweweler"), "val": ("george",), "test": ("lucas",)}
 IMAGES = {"train": range(7000), "val": range(7000, 8000), "test": range(8000, 10000)}
 MNIST_FILES = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+MNIST_HEADERS = ((2051, 10000, 28, 28), (2049, 10000))  # kind and shape
 VERSION = 2
 
 
@@ -144,7 +145,7 @@ def read_mnist(folder: str | Path) -> tuple[np.ndarray, np.ndarray]:
     Raises: FileNotFoundError; ValueError if a file is damaged or another one.
     """
     arrays = []
-    for name, header in zip(MNIST_FILES, ((2051, 10000, 28, 28), (2049, 10000))):
+    for name, header in zip(MNIST_FILES, MNIST_HEADERS):
         path = Path(folder) / name
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {path}; the folder of MNIST holds {' and '.join(MNIST_FILES)}")
@@ -182,8 +183,8 @@ def read_wav(path: str | Path) -> np.ndarray:
         with wave.open(str(path)) as file:
             found = (file.getnchannels(), file.getsampwidth(), file.getframerate())
             data = file.readframes(file.getnframes())
-    except (wave.Error, EOFError) as error:
-        raise ValueError(f"{path} is no readable wav file: {error}") from error
+    except (wave.Error, EOFError, RuntimeError) as error:  # the last without words, for a length beyond the file
+        raise ValueError(f"{path} is no readable wav file: {error or 'a damaged length'}") from error
     if found != (1, 2, SAMPLE_RATE) or len(data) < 2:
         raise ValueError(f"{path}: expected sound with 1 channel of 2 bytes at {SAMPLE_RATE} Hz, got {found} and "
                          f"{len(data)} bytes")

@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from mmfusion_plugin.engine.mat_files import MatFile, MatFileError
 
 __all__ = ["ConversionError", "Options", "Report", "convert"]
 
@@ -24,6 +27,7 @@ CROPS = {"none": (0, 480, 0, 640), "standard": (45, 471, 41, 601)}  # the border
 FOLDERS = ("RGB", "Depth", "Label")
 CLASSES = 40
 MILLIMETRES = 65535
+LISTED = 1 << 20  # bytes: more than any split or mapping of classes has
 CACHE = 64 << 20  # a compressed chunk may span many frames; HDF5's own 1 MiB would unpack it for each of them
 
 
@@ -78,21 +82,12 @@ def convert(mat: str | Path, splits: str | Path, mapping: str | Path, out: str |
     Raises: ConversionError for wrong or damaged sources or a folder that holds another conversion;
         FileNotFoundError for absent ones.
     """
-    import h5py
-
     out = Path(out)
     to40 = _read_mapping(Path(mapping))
     train, test = _read_splits(Path(splits))
-    if not Path(mat).is_file():
-        raise FileNotFoundError(f"no such file: {mat}")
-    if not h5py.is_hdf5(mat):
-        raise ConversionError(f"{mat} is no HDF5 file; nyu_depth_v2_labeled.mat is 2.8 GB of MATLAB v7.3")
-    try:
-        source = h5py.File(mat, "r", rdcc_nbytes=CACHE, rdcc_nslots=10007)
-    except OSError as error:
-        raise ConversionError(f"{mat} is damaged or not wholly downloaded: {error}") from error
-    with source:
-        frames = _check_source(source, str(mat), options)
+    with _open_source(Path(mat)) as source:
+        with _named(str(mat)):
+            frames = _check_source(source, str(mat), options)
         _check_splits(train, test, frames, str(splits))
         spec = dict(source_bytes=Path(mat).stat().st_size, frames=frames, train=len(train), test=len(test),
                     splits_crc32=_checksum(train, test), mapping_crc32=_checksum(to40.tolist()), **asdict(options))
@@ -105,6 +100,31 @@ def convert(mat: str | Path, splits: str | Path, mapping: str | Path, out: str |
     if report.written or not (out / "report.json").is_file():
         _replace(out / "report.json", json.dumps(asdict(report), indent=1).encode())
     return report
+
+
+@contextmanager
+def _open_source(mat: Path) -> Iterator:
+    import h5py
+
+    if not mat.is_file():
+        raise FileNotFoundError(f"no such file: {mat}")
+    if not h5py.is_hdf5(mat):
+        raise ConversionError(f"{mat} is no HDF5 file; nyu_depth_v2_labeled.mat is 2.8 GB of MATLAB v7.3")
+    with _named(str(mat)):
+        source = h5py.File(mat, "r", rdcc_nbytes=CACHE, rdcc_nslots=10007)
+    with source:
+        yield source
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ConversionError:
+        raise
+    except Exception as error:  # h5py passes on what HDF5 makes of damaged bytes: OSError, RuntimeError, KeyError, ...
+        raise ConversionError(f"{what} is damaged or not wholly downloaded, download it again "
+                              f"({type(error).__name__}: {error})") from error
 
 
 def _write_frames(source, name: str, to40: np.ndarray, options: Options, out: Path,
@@ -120,10 +140,8 @@ def _write_frames(source, name: str, to40: np.ndarray, options: Options, out: Pa
         paths = [out / folder / f"{index + 1:04d}.png" for folder in FOLDERS]
         stored = _read_frame(paths, size)
         if stored is None:
-            try:
+            with _named(f"{name}: frame {index + 1}"):
                 rgb, depth, label, far = _frame(arrays, index, to40, options)
-            except OSError as error:
-                raise ConversionError(f"{name}: frame {index + 1} is damaged, download it again: {error}") from error
             for path, image in zip(paths, (rgb[..., ::-1], depth, label)):
                 _write(path, image)
             report.written += 1
@@ -193,16 +211,15 @@ def _read_splits(path: Path) -> tuple[list[int], list[int]]:
 
 
 def _load_mat(path: Path, key: str) -> np.ndarray:
-    from scipy.io import loadmat
-
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        return loadmat(path, variable_names=[key])[key]
-    except KeyError:
-        raise ConversionError(f"{path} holds no {key}") from None
-    except Exception as error:  # scipy lets damaged bytes raise whatever they lead to, an UnboundLocalError even
-        raise ConversionError(f"{path} is no readable .mat file: {error}") from error
+        file = MatFile(path)
+        if file.nbytes(key) > LISTED:
+            raise ConversionError(f"{path}: {key} has {file.nbytes(key)} bytes, expected no more than {LISTED}")
+        return file.read(key)
+    except MatFileError as error:
+        raise ConversionError(str(error)) from error
 
 
 def _check_splits(train: list[int], test: list[int], frames: int, name: str) -> None:

@@ -9,6 +9,7 @@ from analysis import tiny
 
 from mmfusion_plugin.analysis.calibration import Counts, labels_and_probabilities
 from mmfusion_plugin.analysis.conditions import Condition, EncoderMemo, class_names, evaluate_conditions, in_order
+from mmfusion_plugin.analysis.evidence import EvidenceError
 from mmfusion_plugin.analysis.missing import (
     fill_of,
     plot_subsets,
@@ -105,6 +106,11 @@ def test_an_interrupted_evaluation_goes_on_behind_its_last_batch(tmp_path):
     assert partial.is_file()
     with pytest.raises(ValueError, match="another evaluation"):
         evaluate_conditions(model, loader, evaluator, asked, partial=partial, key="other")
+    stored = partial.read_bytes()
+    partial.write_bytes(stored[:-100])
+    with pytest.raises(EvidenceError, match=r"x\.partial.*damaged.*remove"):
+        evaluate_conditions(model, loader, evaluator, asked, partial=partial, key="k")
+    partial.write_bytes(stored)
     seen = []
     again = evaluate_conditions(model, loader, evaluator, asked, partial=partial, key="k",
                                 report=lambda done, total: seen.append((done, total)))

@@ -41,6 +41,17 @@ def test_a_resumed_training_is_one_curve(tmp_path):
     assert plot_training(curves, tmp_path / "new" / "x.png").stat().st_size > 1000
 
 
+def test_a_log_cut_by_a_kill_counts_up_to_there_and_a_damaged_one_names_its_line(tmp_path):
+    log(tmp_path, "1", [{"fusion.weight.a": 1.0, "step": 10}, {"fusion.weight.a": 2.0, "step": 20}])
+    path = tmp_path / "1" / "vis_data" / "scalars.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    assert training_curves(tmp_path) == dict(weight=dict(a=[(10, 1.0)]))
+    path.write_bytes(b"{" + whole)
+    with pytest.raises(ValueError, match=r"scalars\.json, line 1 is no record.*remove"):
+        training_curves(tmp_path)
+
+
 def test_folders_without_a_log_of_udml_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="scalars.json below"):
         training_curves(tmp_path)

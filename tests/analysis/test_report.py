@@ -10,7 +10,8 @@ import torch
 from running import run_tool
 
 from mmfusion_plugin.analysis.evidence import write_evidence
-from mmfusion_plugin.analysis.report import learning_curves, plot_confusion, write_report
+from mmfusion_plugin.analysis.report import plot_confusion, write_report
+from mmfusion_plugin.analysis.training_logs import read_logs
 
 
 class Page(HTMLParser):
@@ -63,7 +64,7 @@ def test_a_full_folder_shows_everything_and_fetches_nothing(tmp_path):
              "gradient/norm_output/a": 2.0, "gradient/negative_output/a/recon": 1.0, "fusion.weight.a": 1.2, "lr": 0.1}
     log(tmp_path, "1", [dict(names, step=1), dict(names, step=2)])
     log(tmp_path, "2", [dict(loss=7.0, step=2)])
-    assert learning_curves(tmp_path)["loss"] == [(1, 1.0), (2, 7.0)], "a resumed run replaces what was lost"
+    assert read_logs(tmp_path)["loss"] == [(1, 1.0), (2, 7.0)], "a resumed run replaces what was lost"
     made = dict(config="c", checkpoint="k", seed=3, key="x")
     outcome = dict(metrics={"acc/fused_top1": 0.5}, samples=4, calibration_error=0.1, confusion=[[1, 1], [0, 2]],
                    weights={})

@@ -143,6 +143,12 @@ def test_both_tools_on_a_checkpoint_of_the_runner(tmp_path, monkeypatch, capsys)
     assert "12/12" in text and "| a | gaussian | 2 standard deviation, the features' own unit |" in text
     text = said("evaluate_noise", config, checkpoint, *sweep, "--reference", folder / "noise.json")
     assert "12/12" not in text and "Reference: " in text
+    for content in ("{", "[]", "[" * 100_000, b"\xff"):
+        path = tmp_path / "other.json"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(SystemExit) as stop:
+            said("evaluate_noise", config, checkpoint, *sweep, "--reference", path)
+        assert stop.value.code == 2 and "other.json" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         said("evaluate_noise", config, checkpoint, "--out", tmp_path / "elsewhere")
     assert "--sensor a.kind=image" in capsys.readouterr().err

@@ -206,7 +206,7 @@ def test_chunks_across_frames_are_unpacked_once(sources, tmp_path, monkeypatch):
 
 
 def test_a_mapping_of_an_unknown_kind_is_no_readable_mat(sources, tmp_path):
-    """scipy 1.x stumbles over its own missing branch there: an UnboundLocalError."""
+    """scipy 1.17 stumbles over its own missing branch there: an UnboundLocalError."""
     link(sources, tmp_path)
     (tmp_path / "mapping.mat").unlink()
     damaged = bytearray((sources / "mapping.mat").read_bytes())

@@ -23,6 +23,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+import trust_fuzz
 import trust_inputs
 import trust_runs
 from mmengine.logging import MMLogger
@@ -51,7 +52,7 @@ CHECKS = {
     6: lambda c, d: trust_runs.equal_runs(d),
     7: lambda c, d: trust_inputs.precisions(),
     8: lambda c, d: trust_inputs.hostile_files(d),
-    9: lambda c, d: trust_inputs.fuzzed_files(d, c.inputs),
+    9: lambda c, d: trust_fuzz.fuzzed_files(d, c.inputs),
     10: lambda c, d: trust_runs.memory(d, c.steps),
 }
 

@@ -1,8 +1,7 @@
-"""Checks of what comes in: damaged and hostile files, values that are not finite, low precision."""
+"""Checks of what comes in: damaged and hostile checkpoints, values that are not finite, low precision."""
 from __future__ import annotations
 
 import builtins
-import gc
 import io
 import os
 import pickle
@@ -13,10 +12,8 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import trust_cases as cases
@@ -25,7 +22,6 @@ from mmaction.registry import MODELS as ACTION_MODELS
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
-from PIL import Image
 from torch.optim import SGD
 from trust_cases import Row
 from trust_runs import at_the_end, drawn_samples, quiet_model
@@ -36,7 +32,7 @@ from mmfusion_plugin.engine import checkpoint_files as files
 # --- 3
 
 
-def _checkpoint(path: Path, value: float = 1.0) -> Path:
+def small_checkpoint(path: Path, value: float = 1.0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     model = quiet_model("SCFAE")
     torch.save(dict(state_dict=model.state_dict(), meta=dict(iter=1), w=torch.full((3,), value)), f"{path}.partial")
@@ -46,7 +42,7 @@ def _checkpoint(path: Path, value: float = 1.0) -> Path:
 
 def damaged_checkpoints(folder: Path, number: int) -> Iterator[Row]:
     for checksum in (True, False):
-        path = _checkpoint(folder / "iter_1.pth")
+        path = small_checkpoint(folder / "iter_1.pth")
         whole = path.read_bytes()
         if not checksum:
             files.sidecar(path).unlink()
@@ -261,149 +257,3 @@ def _hostile_arrays(folder: Path, mark: Path) -> Iterator[Row]:
     outside = [p.name for p in folder.iterdir() if p.suffix != ".pth" and p != inside]
     yield Row("arrays of objects, archives that lead out", str(len(members)), f"{refused} refused by name, outside: "
               f"{outside or 'nothing'}", refused == len(members) and not outside)
-
-
-# --- 9
-
-
-def _loaders(folder: Path) -> Iterator[tuple[str, Path, Callable[[Path], object]]]:
-    """(name, a sound file, what reads it)."""
-    from mmseg.registry import DATASETS as SEG_DATASETS
-
-    from mmfusion_plugin.recognition import clip_lists, crema_d, frame_folders, kinetics_sound, media
-    from mmfusion_plugin.segmentation import nyuv2_convert, sensors
-
-    rng = np.random.default_rng(0)
-    (folder / "list.txt").write_text("a b.mp4 playing_guitar\nc.mp4 1\n")
-    yield "list of clips", folder / "list.txt", lambda path: _built(ACTION_DATASETS, "mmaction", dict(
-        type="AudioVisualDataset", ann_file=str(path), pipeline=[],
-        metainfo=dict(classes=["playing guitar", "tapping"])))
-    (folder / "frames.txt").write_text("RGB/12.jpg Label/12.png\n13\n14.png\n")
-    yield "list of frames", folder / "frames.txt", lambda path: _built(SEG_DATASETS, "mmseg", dict(
-        type="NYUDepthV2Dataset", ann_file=str(path), data_root=str(path.parent), check_files=False))
-    (folder / "classes.txt").write_text("# names\nplaying guitar\ntapping pen\n")
-    yield "list of classes", folder / "classes.txt", clip_lists.load_class_list
-    (folder / "train.csv").write_text("label,youtube_id,time_start,time_end,split\nplaying guitar,abc,1,11,train\n")
-    yield "Kinetics' csv", folder / "train.csv", lambda path: list(kinetics_sound._read_csv(path))
-    (folder / "names.txt").write_text("1001_IEO_NEU_XX,NEU\n1002_TIE_ANG_XX.wav\n")
-    (folder / "other.txt").write_text("1003_IEO_SAD_LO,SAD\n")
-    yield "list of CREMA-D", folder / "names.txt", lambda path: crema_d._read_lists(path, folder / "other.txt")
-    (folder / "m.jsonl").write_text('{"clip": "a", "times": [0.0, 0.1], "size": [4, 4], "end": 0.2}\n')
-    yield "manifest of clips", folder / "m.jsonl", frame_folders.read_manifest
-    (folder / "frames" / "a").mkdir(parents=True)
-    yield "times in a manifest", folder / "m.jsonl", lambda path: (
-        (folder / "frames" / frame_folders.MANIFEST).write_bytes(path.read_bytes()),
-        frame_folders.folder_index(folder / "frames" / "a"))
-    arrays = dict(x=rng.standard_normal((4, 3)), label=np.arange(4.0))
-    np.savez_compressed(folder / "f.npz", **arrays)
-    from scipy.io import savemat
-
-    savemat(folder / "f.mat", arrays, do_compression=True)
-    for name in ("f.npz", "f.mat"):
-        yield f"features, {name[1:]}", folder / name, lambda path: _built(ACTION_DATASETS, "mmaction", dict(
-            type="FeatureDataset", ann_file=str(path), arrays=dict(x="x"), num_classes=4, pipeline=[], max_gib=0.1))
-    savemat(folder / "map.mat", dict(mapClass=rng.integers(1, 41, (1, 894))))
-    yield "NYU's class mapping", folder / "map.mat", nyuv2_convert._read_mapping
-    color, depth = rng.integers(0, 255, (16, 16, 3)), rng.integers(500, 5000, (16, 16))
-    cv2.imwrite(str(folder / "c.png"), color.astype(np.uint8))
-    for ending in ("jpg", "bmp"):
-        cv2.imwrite(str(folder / f"c.{ending}"), color.astype(np.uint8))
-    cv2.imwrite(str(folder / "d.png"), depth.astype(np.uint16))
-    cv2.imwrite(str(folder / "l.png"), (depth % 4).astype(np.uint8))
-    for name, kind in (("c.png", "color"), ("c.jpg", "color"), ("c.bmp", "color"), ("d.png", "depth")):
-        yield f"{kind}, {name[1:]}", folder / name, sensors.Sensor(name="m", kind=kind).read
-    yield "label, .png", folder / "l.png", sensors.read_label
-    numbered = Image.fromarray((depth % 4).astype(np.uint8)).convert("P")
-    numbered.putpalette(list(range(12)))
-    numbered.save(folder / "p.png")
-    yield "label with a palette, .png", folder / "p.png", sensors.read_label
-    sound = (0.1 * rng.standard_normal(1600)).astype(np.float32)
-    media.write_wav(folder / "s.wav", sound, 16000)
-    media.write_clip(folder / "v.mp4", color[None].repeat(4, 0).astype(np.uint8).repeat(4, 1).repeat(4, 2), 8.0,
-                     sound=sound, sample_rate=16000)
-    yield "sound, .wav", folder / "s.wav", media.read_sound
-    yield "clip, .mp4", folder / "v.mp4", lambda path: (
-        media.probe(path), media.read_frames(path, media.frame_times(path)), media.read_sound(path))
-    yield "checkpoint", _checkpoint(folder / "c.pth"), lambda path: files.load_from_local(str(path))
-    (folder / "runs").mkdir()
-    trained = _checkpoint(folder / "runs" / "iter_1.pth")
-    (folder / "pointer").write_text(str(trained))
-    yield files.POINTER, folder / "pointer", lambda path: _resumable(trained, files.POINTER, path)
-    (folder / "sums").write_bytes(files.sidecar(trained).read_bytes())
-    yield "checksum of a checkpoint", folder / "sums", lambda path: _resumable(
-        trained, files.sidecar(trained).name, path)
-
-
-def _resumable(trained: Path, name: str, content: Path) -> Path:
-    """The checkpoint that a resumed run would take, with ``content`` for the file ``name`` beside it."""
-    (trained.parent / name).write_bytes(content.read_bytes())
-    found, wrong = files.newest_good(files.candidates(trained.parent, trained.parent, "iter_{}.pth"))
-    if found is None:
-        raise files.CheckpointError("; ".join(wrong))
-    return found
-
-
-def _built(registry, scope: str, cfg: dict) -> object:
-    init_default_scope(scope)
-    return registry.build(cfg)
-
-
-def fuzzed_files(folder: Path, number: int) -> Iterator[Row]:
-    """Bytes changed, inserted, cut and made up by Hypothesis; a loader may only succeed or raise a typed error."""
-    if find_spec("hypothesis") is None:
-        raise SystemExit("check 9 needs Hypothesis: pip install 'mmfusion_plugin[test]'")
-    folder.mkdir(parents=True)
-    for name, path, read in _loaders(folder):
-        files.sidecar(path).unlink(missing_ok=True)
-        read(path)  # sound as it is
-        gc.freeze()  # mmengine's data sets collect garbage when they are built: 40 ms a case with all that is imported
-        with _silent():
-            outcomes, wrong = _fuzzed(path, read, number)
-        yield Row(name, f"{sum(outcomes.values())} cases", f"{wrong or 'typed errors only'}; refused "
-                  f"{outcomes['refused']}, read {outcomes['read']}".replace("|", "/"), not wrong)
-
-
-def _fuzzed(path: Path, read: Callable[[Path], object], number: int) -> tuple[Counter, dict[str, str]]:
-    """How many cases were read and refused; an example of every error that is not typed."""
-    from hypothesis import HealthCheck, given, settings
-    from hypothesis import strategies as st
-
-    whole, case = path.read_bytes(), path.with_name("case" + path.suffix)
-    place = st.integers(0, len(whole) - 1)
-    outcomes, wrong = Counter(), {}
-
-    @settings(max_examples=number, deadline=None, database=None, derandomize=True,
-              suppress_health_check=list(HealthCheck))
-    @given(edits=st.lists(st.tuples(place, st.binary(min_size=1, max_size=4), st.booleans()), max_size=6),
-           cut=st.none() | place, made_up=st.none() | st.none() | st.none() | st.binary(max_size=200))
-    def fuzz(edits, cut, made_up):
-        data = bytearray(whole if made_up is None else made_up)
-        for at, new, insert in edits:
-            data[at: at if insert else at + len(new)] = new
-        case.write_bytes(bytes(data[:cut]))
-        try:
-            read(case)
-            outcomes["read"] += 1
-        except UnicodeError as error:  # a ValueError, but one that names no file
-            outcomes["wrong"] += 1
-            wrong.setdefault("UnicodeError", str(error)[:80])
-        except (ValueError, OSError):  # what the docstrings name: MediaError, SensorReadError, ...
-            outcomes["refused"] += 1
-        except Exception as error:
-            outcomes["wrong"] += 1
-            wrong.setdefault(type(error).__name__, str(error)[:80])
-
-    fuzz()
-    return outcomes, wrong
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Decoders of pictures and clips write about each damaged file."""
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept), os.close(null)
