@@ -40,7 +40,7 @@ def sample_key(modalities: tuple[str, ...], data_sample) -> str | None:
 
 
 class NonFiniteReports:
-    """Warn of each file with non-finite readings once.
+    """Warn of each file with non-finite readings once, and count them.
 
     Args:
         consequence: what becomes of them: ``they are ...``.
@@ -55,5 +55,5 @@ class NonFiniteReports:
         if name in self._reported:
             return
         self._reported.add(name)
-        print_log(f"{name} holds {number} non-finite values; {self.consequence}", logger="current",
-                  level=logging.WARNING)
+        print_log(f"{name} holds {number} non-finite values; {self.consequence} (number {len(self._reported)} of such "
+                  "files in this process)", logger="current", level=logging.WARNING)

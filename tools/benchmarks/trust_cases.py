@@ -34,6 +34,7 @@ CLASSES, WIDTH, NUMBER, BATCH = 3, 8, 14, 4
 NAMES = {"recognition": ["visual", "audio"], "segmentation": ["rgb", "depth"]}
 SIZE = (32, 48)
 HOOK = dict(type="SafeCheckpointHook", max_keep_ckpts=2)
+STEPS = 12  # of a training
 STAGES = dict(noise=0.3, weights=0.6)  # shares of training at which noise and UDML's weights begin
 
 
@@ -91,6 +92,22 @@ def write_frames(root: Path, number: int = NUMBER) -> Path:
             cv2.imwrite(str(root / folder / f"{name}.png"), picture)
     (root / "train.txt").write_text("".join(f"{name}\n" for name in names))
     return root
+
+
+def drawn_frames(number: int) -> list[dict]:
+    """What the pipeline gives for scenes as :func:`write_frames` writes them."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    generator, found = torch.Generator().manual_seed(0), []
+    for i in range(number):
+        label = torch.randint(CLASSES, (1, *SIZE), generator=generator)
+        inputs = dict(rgb=torch.randint(256, (3, *SIZE), generator=generator).float(),
+                      depth=1.0 + 0.5 * label + 0.05 * torch.rand(1, *SIZE, generator=generator))
+        sample = SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(
+            img_path=f"{i}.png", ori_shape=SIZE, img_shape=SIZE, available=dict(rgb=True, depth=True)))
+        found.append(dict(inputs=inputs, data_samples=sample))
+    return found
 
 
 def neck_cfg(kind: str, names: list[str], widths: Any) -> dict:
@@ -151,7 +168,7 @@ def dataset_cfg(task: str, data: Path) -> dict:
 
 
 def training(task: str, work_dir: str | Path, data: str | Path, neck: str = "UDML", by_epoch: bool = True,
-             workers: int = 0, steps: int = 12, hook: Mapping | None = None, **options: Any) -> Config:
+             workers: int = 0, steps: int = STEPS, hook: Mapping | None = None, **options: Any) -> Config:
     """Config of ``steps`` optimiser steps, checkpoints after every third, four to an epoch, with EMA and momentum.
 
     Epoch-based runs save within epochs too. Validation after every fourth step.

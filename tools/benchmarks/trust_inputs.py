@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import itertools
 import os
 import pickle
 import random
@@ -22,6 +23,7 @@ from mmaction.registry import MODELS as ACTION_MODELS
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
+from mmseg.registry import MODELS as SEG_MODELS
 from torch.optim import SGD
 from trust_cases import Row
 from trust_runs import at_the_end, drawn_samples, quiet_model
@@ -70,27 +72,35 @@ def damaged_checkpoints(folder: Path, number: int) -> Iterator[Row]:
 # --- 4
 
 
-def _model(neck: str, **options) -> torch.nn.Module:
-    init_default_scope("mmaction")
+def _model(task: str, neck: str, **options) -> torch.nn.Module:
     torch.manual_seed(0)
-    cfg = cases.recognition_model(neck)
+    if task == "segmentation":
+        init_default_scope("mmseg")
+        cfg, models = cases.segmentation_model(neck), SEG_MODELS
+    else:
+        init_default_scope("mmaction")
+        cfg, models = cases.recognition_model(neck), ACTION_MODELS
     cfg["neck"].update(options)
-    model = ACTION_MODELS.build(cfg)
+    model = models.build(cfg)
     model.init_weights()
     return at_the_end(model).train()
 
 
+def _samples(task: str, number: int) -> list[dict]:
+    return drawn_samples(number) if task == "recognition" else cases.drawn_frames(number)
+
+
 def not_finite(patience: int) -> Iterator[Row]:
-    """One model of each neck, through every kind of bad step, with good steps between."""
-    for neck in cases.NECKS:
+    """One model of each task and neck, through every kind of bad step, with good steps between."""
+    for task, neck in itertools.product(cases.TASKS, cases.NECKS):
         wrong, skipped = [], Counter()
-        for what in ("NaN loss", "visual nan", "visual inf", "visual 0", "audio nan", "audio inf", "audio 0"):
-            model = _model(neck)
+        kinds = ["NaN loss", *(f"{m} {value}" for m in cases.NAMES[task] for value in ("nan", "inf", "0"))]
+        for what in kinds:
+            model = _model(task, neck)
             optim = GuardedOptimWrapper(SGD(model.parameters(), lr=0.01, momentum=0.9), patience=patience)
-            good = pseudo_collate(drawn_samples(4))
-            model.train_step(good, optim)
+            model.train_step(pseudo_collate(_samples(task, 4)), optim)
             before = {name: p.detach().clone() for name, p in model.named_parameters()}
-            with _one_bad(model, what) as batch:
+            with _one_bad(task, model, what) as batch:
                 logged = model.train_step(batch(), optim)
             bad_loss = not torch.isfinite(torch.as_tensor(float(logged["loss"].detach())))
             same = all(torch.equal(p, before[name]) for name, p in model.named_parameters())
@@ -100,12 +110,12 @@ def not_finite(patience: int) -> Iterator[Row]:
                              f"{'kept' if same else 'changed'}")
             if what.endswith(" 0") and optim.skipped:
                 wrong.append(f"{what}: skipped, though zeros are finite")
-            after = model.train_step(good, optim)
+            after = model.train_step(pseudo_collate(_samples(task, 4)), optim)
             finite = all(x.isfinite().all() for x in model.state_dict().values() if x.is_floating_point())
             if not finite or not np.isfinite(float(after["loss"].detach())) or optim.in_a_row:
                 wrong.append(f"{what}: not finite afterwards")
         stopped = 0
-        with _one_bad(model, "NaN loss") as batch:
+        with _one_bad(task, model, "NaN loss") as batch:
             try:
                 while stopped <= patience:
                     model.train_step(batch(), optim)
@@ -115,15 +125,15 @@ def not_finite(patience: int) -> Iterator[Row]:
         if stopped != patience:
             wrong.append(f"stopped after {stopped} in a row")
         seen = ", ".join(what for what, number in skipped.items() if number)
-        yield Row(neck, f"7 kinds; {patience} in a row", "; ".join(wrong) or f"finite weights, stops; skipped: {seen}",
-                  not wrong)
+        yield Row(f"{task}, {neck}", f"{len(kinds)} kinds; {patience} in a row",
+                  "; ".join(wrong) or f"finite weights, stops; skipped: {seen}", not wrong)
 
 
 @contextmanager
-def _one_bad(model: torch.nn.Module, what: str) -> Iterator[Callable[[], dict]]:
+def _one_bad(task: str, model: torch.nn.Module, what: str) -> Iterator[Callable[[], dict]]:
     """Batches with bad readings of one modality, or a head whose loss is NaN."""
     def batch() -> dict:
-        samples = drawn_samples(4)
+        samples = _samples(task, 4)
         if what != "NaN loss":
             m, value = what.split()
             for sample in samples[:2]:
@@ -161,7 +171,7 @@ def precisions() -> Iterator[Row]:
                   f"loss {off:.3%} off, gradient cosine {cosine:.4f}", off < 0.02 and cosine >= 0.99)
     variance = dict(quality="variance", dependency=False, law="inverse_square", kl_weight=1.0)
     for neck, options in (("SCFAE", {}), ("UDML", {}), ("UDML", variance)):
-        model = _model(neck, **options)
+        model = _model("recognition", neck, **options)
         samples = drawn_samples(32)
         for sample in samples:
             for x in sample["inputs"].values():

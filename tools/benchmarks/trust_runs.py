@@ -33,6 +33,8 @@ from mmfusion_plugin.engine import checkpoint_files as files
 from mmfusion_plugin.engine.launch import build_runner
 
 PATIENCE = 60  # s that a short training may take before it counts as hanging
+UDML_STAGES = ("before noise", "with noise", "with weights")
+ENOUGH = 20  # kills of which each stage is to get one
 
 
 def _trained(work_dir: Path, work: Callable[[], None], **options) -> int:
@@ -67,9 +69,18 @@ def resumed_equals_unbroken(folder: Path, kills: int) -> Iterator[Row]:
             runs += 1
             different = list(cases.differences(cases.final(whole), cases.final(work_dir)))
         at = ", ".join(f"{step}: {number}" for step, number in sorted(resumed_at.items()))
-        yield Row(name, f"{done} kills, {runs} runs",
-                  f"differences: {different[:3] or 'none'}; resumed after step {at}", not different)
+        stages = Counter(stage for step, number in resumed_at.items() for stage in [_stage(step)] * number)
+        shown = ", ".join(f"{stages[stage]} {stage}" for stage in UDML_STAGES)
+        unseen = done >= ENOUGH and set(stages) != set(UDML_STAGES)
+        yield Row(name, f"{done} kills, {runs} runs", f"differences: {different[:3] or 'none'}; resumed {shown} "
+                  f"(after step {at})", not different and not unseen)
     yield two_ranks_resumed(folder / "ranks")
+
+
+def _stage(step: int) -> str:
+    """What UDML does after ``step`` of :func:`cases.training`."""
+    share = step / cases.STEPS
+    return UDML_STAGES[(share >= cases.STAGES["noise"]) + (share >= cases.STAGES["weights"])]
 
 
 def _killed_until_through(work_dir: Path, build: Callable, rng: random.Random, most: int, seconds: float,
