@@ -4,7 +4,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from numbers import Real
 
 import numpy as np
@@ -13,6 +12,8 @@ from mmaction.registry import TRANSFORMS
 from mmaction.structures import ActionDataSample
 from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
+
+from mmfusion_plugin.engine.file_cache import FileCache, file_version, shared_cache
 
 from .frame_folders import absent, folder_index, read_folder
 from .media import (
@@ -34,7 +35,6 @@ MODALITIES = ("visual", "audio")
 SAMPLES = ("uniform", "random", "center")
 PADS = ("tile", "zero")
 FAULTS = ("error", "missing")
-MIB = 2**20
 
 
 # N clips, L frames of a clip, S samples of a clip
@@ -118,8 +118,6 @@ class LoadClip(BaseTransform):
             raise ValueError(f"LoadClip.num_clips is {num_clips}, but clip_seconds=None takes the whole clip; set it")
         if sample not in SAMPLES:
             raise ValueError(f"LoadClip.sample must be one of {list(SAMPLES)}, got {sample!r}")
-        if isinstance(cache_mb, bool) or not isinstance(cache_mb, Real) or cache_mb < 0:
-            raise ValueError(f"LoadClip.cache_mb must not be negative, got {cache_mb!r}")
         if len(missing_size) != 2 or not all(map(_is_count, missing_size)):
             raise ValueError(f"LoadClip.missing_size must be (height, width), got {missing_size!r}")
         self.num_frames, self.clip_seconds, self.num_clips = num_frames, clip_seconds, num_clips
@@ -127,7 +125,7 @@ class LoadClip(BaseTransform):
         if sound is not None:
             self.sample_rate, self.seconds, self.pad = _sound_options(sound, clip_seconds)
             self.samples = round(self.seconds * self.sample_rate)
-        self.cache = _shared_cache(int(cache_mb * MIB))
+        self.cache = shared_cache(cache_mb, "LoadClip")
         self._reported: set[tuple[str, str]] = set()
 
     def transform(self, results: dict) -> dict:
@@ -240,54 +238,12 @@ class LoadClip(BaseTransform):
         )
 
 
-class _Cache:
-    """Values of files, kept for good while there is room within ``limit`` bytes.
-
-    What came first stays. An epoch reads every clip once: to drop the least recently used would be to drop each
-    clip just before its turn comes again, and every clip would be decoded whole for nothing.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.size = limit, 0
-        self._entries: dict = {}
-        self._warned = False
-
-    def get(self, key, version):
-        """The value, or None; what was kept of another version of the file makes room."""
-        value, kept_version, size = self._entries.get(key, (None, version, 0))
-        if kept_version != version:
-            del self._entries[key]
-            self.size -= size
-            return None
-        return value
-
-    def has_room(self, size: int) -> bool:
-        room = self.size + size <= self.limit
-        if self.limit and not room and not self._warned:
-            self._warned = True
-            print_log(
-                f"LoadClip.cache_mb={self.limit / MIB:g} has no room for more: what it holds stays, other clips are "
-                "decoded each time; raise it if memory allows, once per worker", "current", logging.WARNING)
-        return room
-
-    def put(self, key, version, value, size: int) -> None:
-        if self.get(key, version) is None and self.has_room(size):
-            self._entries[key] = value, version, size
-            self.size += size
-
-
-@cache
-def _shared_cache(limit: int) -> _Cache:
-    """One for all pipelines of a process: evaluations after evaluations, and trainings after trainings, share it."""
-    return _Cache(limit)
-
-
 class _Stream:
     """One modality of one file or folder of frames, read once where the cache has room for all of it."""
 
-    def __init__(self, path, cache: _Cache) -> None:
+    def __init__(self, path, cache: FileCache) -> None:
         self.path, self.cache = str(path), cache
-        self.version = _version(self.path) if cache.limit else None
+        self.version = file_version(self.path) if cache.limit else None
         self.is_file = os.path.isfile(self.path)
         self._index: FrameIndex | None = None
         self._span: tuple[float, float] | None = None
@@ -357,15 +313,6 @@ class _Stream:
             return self._kept(kind, read, size_of)
         except MediaError:  # the wanted part may be sound
             return None
-
-
-def _version(path: str) -> tuple[int, int] | None:
-    """Changes when a file is written again; None for what is no file."""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _sound_options(sound: Mapping, clip_seconds: float | None) -> tuple[int, float, str]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from mmfusion_plugin.engine.file_cache import FileCache, file_version
+
 __all__ = ["DepthFormatError", "Sensor", "SensorReadError", "read_label"]
 
 KINDS = ("color", "gray", "image", "depth")
 # A sensor registered to the others is so as stored: turning one file by its EXIF tag would undo that.
 STORED = cv2.IMREAD_IGNORE_ORIENTATION
 FLAGS = {"color": cv2.IMREAD_COLOR | STORED, "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | STORED}
+UNCACHED = FileCache(0)
 MUCH = 0.5  # share of the readings outside the plausible range that points to a wrong unit
 
 
@@ -54,6 +58,8 @@ class Sensor:
     invalid: float | None = 0
     valid_range: tuple[float, float] = (0.1, 10.0)
     _warned: bool = field(default=False, repr=False)
+    _table_of: tuple = field(default=(), repr=False, compare=False)
+    _tables: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -85,7 +91,7 @@ class Sensor:
         """Depth moves by nearest neighbour: an average of two depths lies on neither surface."""
         return self.kind == "depth"
 
-    def read(self, source: str | Path | np.ndarray) -> np.ndarray:
+    def read(self, source: str | Path | np.ndarray, cache: FileCache = UNCACHED) -> np.ndarray:
         """(H, W, C) for image kinds, uint8 or float32 counts; (H, W) float32 metres, 0 = invalid, for depth.
 
         An array is taken as if it had been read from a file, but a float depth array as metres, unless
@@ -96,7 +102,7 @@ class Sensor:
         if isinstance(source, np.ndarray):
             raw = source
         else:
-            raw = _decode(source, FLAGS.get(self.kind, cv2.IMREAD_UNCHANGED), f"modality {self.name!r}")
+            raw = _decode(source, FLAGS.get(self.kind, cv2.IMREAD_UNCHANGED), f"modality {self.name!r}", cache)
         if self.kind == "depth":
             return self._metres(raw, where, in_metres=isinstance(source, np.ndarray))
         return self._image(raw, where)
@@ -136,32 +142,58 @@ class Sensor:
                     f"{where} is {raw.dtype}, sensors.{self.name}.dtype says {self.dtype}; set dtype and scale "
                     "(metres per count: 0.001 for 16-bit millimetres, 10/255 for 8 bit over 0-10 m)"
                 )
+            if raw.dtype in (np.uint8, np.uint16):
+                return self._metres_by_table(raw, where)
             known = np.isfinite(raw) if self.invalid is None else np.isfinite(raw) & (raw != self.invalid)
             metres = raw.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
         low, high = self.valid_range
         inside = known & (metres >= low) & (metres <= high)
-        self._doubt(metres, known, inside, where)
+        self._doubt(int(known.sum()), int(inside.sum()), lambda: metres[known], where)
         return np.where(inside, metres, np.float32(0))
 
-    def _doubt(self, metres: np.ndarray, known: np.ndarray, inside: np.ndarray, where: str) -> None:
-        if self._warned or not known.any() or inside.sum() >= (1 - MUCH) * known.sum():
+    def _metres_by_table(self, raw: np.ndarray, where: str) -> np.ndarray:
+        """The same through a table of all stored values: one pass over the picture."""
+        key = (raw.dtype, self.scale, self.offset, self.invalid, *self.valid_range)
+        if key != self._table_of:
+            self._table_of, self._tables = key, self._make_tables(raw.dtype)
+        kept, metres, known = self._tables
+        found = kept[raw]
+        inside = int(np.count_nonzero(found))
+        if not self._warned and inside < (1 - MUCH) * raw.size:
+            read = raw[known[raw]]
+            self._doubt(read.size, inside, lambda: metres[read], where)
+        return found
+
+    def _make_tables(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """By stored value: metres or 0, metres whatever their range, whether it is a reading."""
+        stored = np.arange(np.iinfo(dtype).max + 1)
+        metres = stored.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
+        known = np.ones(len(stored), bool) if self.invalid is None else stored != self.invalid
+        low, high = self.valid_range
+        return np.where(known & (metres >= low) & (metres <= high), metres, np.float32(0)), metres, known
+
+    def _doubt(self, known: int, inside: int, readings: Callable[[], np.ndarray], where: str) -> None:
+        if self._warned or not known or inside >= (1 - MUCH) * known:
             return
         self._warned = True
-        share = 1 - inside.sum() / known.sum()
         warnings.warn(
-            f"{where}: {share:.0%} of the depth readings lie outside {tuple(self.valid_range)} m (median "
-            f"{np.median(metres[known]):.3g} m) and are dropped. Is sensors.{self.name}.scale={self.scale} "
+            f"{where}: {1 - inside / known:.0%} of the depth readings lie outside {tuple(self.valid_range)} m (median "
+            f"{np.median(readings()):.3g} m) and are dropped. Is sensors.{self.name}.scale={self.scale} "
             "(metres per count) right?",
             stacklevel=2,
         )
 
 
-def read_label(path: str | Path) -> np.ndarray:
+def read_label(path: str | Path, cache: FileCache = UNCACHED) -> np.ndarray:
     """(H, W) integer label as stored; of a PNG with a palette the numbers, not the colours.
 
     Raises: SensorReadError if unreadable or not one channel of whole numbers.
     """
-    label = _decode(path, cv2.IMREAD_UNCHANGED, "the label")
+    return _kept(path, "label", cache, _read_label)
+
+
+def _read_label(path: str | Path) -> np.ndarray:
+    label = _decode_file(path, cv2.IMREAD_UNCHANGED, "the label")
     if label.ndim == 3:  # OpenCV turns a palette's numbers into colours, Pillow keeps them
         try:
             with Image.open(path) as image:
@@ -176,7 +208,23 @@ def read_label(path: str | Path) -> np.ndarray:
     return label
 
 
-def _decode(path: str | Path, flag: int, what: str) -> np.ndarray:
+def _decode(path: str | Path, flag: int, what: str, cache: FileCache) -> np.ndarray:
+    return _kept(path, flag, cache, lambda path: _decode_file(path, flag, what))
+
+
+def _kept(path: str | Path, kind: object, cache: FileCache, read: Callable[[str | Path], np.ndarray]) -> np.ndarray:
+    if not cache.limit:
+        return read(path)
+    key, version = (str(path), kind), file_version(path)
+    found = cache.get(key, version)
+    if found is None:
+        found = read(path)
+        found.flags.writeable = False  # the next epoch's, too
+        cache.put(key, version, found, found.nbytes)
+    return found
+
+
+def _decode_file(path: str | Path, flag: int, what: str) -> np.ndarray:
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:

@@ -6,8 +6,10 @@ the first bilinearly, the others by nearest neighbour.
 """
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
@@ -16,6 +18,7 @@ from mmseg.datasets.transforms import PhotoMetricDistortion
 from mmseg.registry import TRANSFORMS
 from mmseg.structures import SegDataSample
 
+from mmfusion_plugin.engine.file_cache import shared_cache
 from mmfusion_plugin.models.samples import short
 
 from .sensors import Sensor, read_label
@@ -34,6 +37,9 @@ class LoadModalities(BaseTransform):
     Args:
         modalities: names, in stacking order.
         sensors: arguments of :class:`Sensor` by modality.
+        cache_mb: MiB of decoded files that each process keeps, those that came first; 0: none. Transforms with the
+            same number share them. Never changes a result. With ``persistent_workers=True``; NYU Depth v2 takes
+            1.8 MB a frame.
 
     Reads ``modality_paths`` {m: path, array, or None for a missing one}; writes ``img``,
     ``img_slices`` {m: (start, stop)}, a float32 map in metres per depth sensor (listed in
@@ -42,7 +48,7 @@ class LoadModalities(BaseTransform):
         DepthFormatError for files.
     """
 
-    def __init__(self, modalities: Sequence[str], sensors: Mapping[str, Mapping]) -> None:
+    def __init__(self, modalities: Sequence[str], sensors: Mapping[str, Mapping], cache_mb: float = 0) -> None:
         if set(sensors) != set(modalities):
             raise ValueError(
                 f"LoadModalities.sensors names {sorted(sensors)}, modalities names {list(modalities)}"
@@ -53,6 +59,7 @@ class LoadModalities(BaseTransform):
             raise ValueError(f"LoadModalities.modalities names {taken}, which mmsegmentation uses itself; rename them")
         self.modalities = list(modalities)
         self.sensors = {m: Sensor(name=m, **sensors[m]) for m in self.modalities}
+        self.cache = shared_cache(cache_mb, "LoadModalities")
 
     def transform(self, results: dict) -> dict:
         paths = results["modality_paths"]
@@ -61,7 +68,7 @@ class LoadModalities(BaseTransform):
                 f"LoadModalities.modalities is {self.modalities}, the data set gives {sorted(paths)}; "
                 "make dataset.modalities agree"
             )
-        read = {m: self.sensors[m].read(paths[m]) for m in self.modalities if paths[m] is not None}
+        read = {m: self.sensors[m].read(paths[m], self.cache) for m in self.modalities if paths[m] is not None}
         size = self._one_size(read, paths)
         stacked, slices, start = [], {}, 0
         for m in self.modalities:
@@ -103,9 +110,13 @@ class LoadSegLabel(BaseTransform):
     ``label_offset`` and ``num_classes`` (K, as stored) come from the data set: offset 1 means stored
     1..K with 0 unlabelled, offset 0 stored 0..K-1 with 255 ignored. A ``label_map`` {stored: wanted},
     which mmsegmentation makes where ``metainfo.classes`` chooses or reorders, comes after that.
+    ``cache_mb``: as of :class:`LoadModalities`.
     Raises: ValueError naming file, value and option if a label is outside that range, if its size is
         not the image's, or if the data set has no labels.
     """
+
+    def __init__(self, cache_mb: float = 0) -> None:
+        self.cache = shared_cache(cache_mb, "LoadSegLabel")
 
     def transform(self, results: dict) -> dict:
         path = results["seg_map_path"]
@@ -114,7 +125,7 @@ class LoadSegLabel(BaseTransform):
                 f"{results.get('img_path')} has no label: dataset.data_prefix names no seg_map_path; name it or "
                 "take LoadSegLabel out of the pipeline"
             )
-        stored = read_label(path)
+        stored = read_label(path, self.cache)
         if "ori_shape" in results and stored.shape != tuple(results["ori_shape"][:2]):
             raise ValueError(
                 f"label {path} is {stored.shape[0]}x{stored.shape[1]}, its image "
@@ -132,23 +143,36 @@ class LoadSegLabel(BaseTransform):
     @staticmethod
     def _decode(stored: np.ndarray, offset: int, classes: int, path: str) -> np.ndarray:
         ignore = 0 if offset == 1 else IGNORE
-        wrong = (stored != ignore) & ((stored < offset) | (stored >= classes + offset))
+        if stored.dtype == np.uint8:
+            label, wrong = (cv2.LUT(stored, table) for table in _label_tables(offset, classes))
+        else:
+            wrong = (stored != ignore) & ((stored < offset) | (stored >= classes + offset))
+            label = np.where(stored == ignore, IGNORE, stored.astype(np.int64) - offset).astype(np.uint8)
         if wrong.any():
-            value = int(stored[wrong][0])
+            value = int(stored[wrong != 0][0])
             other = 1 - offset
             raise ValueError(
                 f"label {path} holds {value}; with dataset.label_offset={offset} and {classes} classes it may "
                 f"hold {offset}..{classes + offset - 1} and {ignore} (unlabelled). If the files store "
                 f"{other}..{classes + other - 1}, set dataset.label_offset={other}"
             )
-        if offset == 0:
-            return stored.astype(np.uint8)
-        return np.where(stored == 0, IGNORE, stored.astype(np.int32) - 1).astype(np.uint8)
+        return label
+
+
+@functools.cache
+def _label_tables(offset: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(256,) uint8 each: the label of a stored number; 1 where there is none."""
+    stored = np.arange(256)
+    ignored = stored == (0 if offset == 1 else IGNORE)
+    wrong = ~ignored & ((stored < offset) | (stored >= classes + offset))
+    return np.where(ignored, IGNORE, stored - offset).astype(np.uint8), wrong.astype(np.uint8)
 
 
 @TRANSFORMS.register_module()
 class ColorJitter(PhotoMetricDistortion):
     """mmsegmentation's PhotoMetricDistortion on one colour modality; the other sensors stay as they are.
+
+    Bit for bit the same from the same random numbers, through tables of 256 values instead of float pictures.
 
     Args:
         modality: the colour modality.
@@ -161,6 +185,18 @@ class ColorJitter(PhotoMetricDistortion):
         super().__init__(**kwargs)
         self.modality = modality
 
+    def convert(self, img: np.ndarray, alpha: float = 1, beta: float = 0) -> np.ndarray:
+        table = super().convert(np.arange(256, dtype=np.uint8), alpha, beta)
+        return cv2.LUT(np.ascontiguousarray(img), table)
+
+    def hue(self, img: np.ndarray) -> np.ndarray:
+        if np.random.randint(2):
+            hsv = cv2.cvtColor(img, cv2.COLOR_BGR2HSV)
+            table = (np.arange(256) + np.random.randint(-self.hue_delta, self.hue_delta)) % 180
+            hsv[..., 0] = cv2.LUT(np.ascontiguousarray(hsv[..., 0]), table.astype(np.uint8))
+            img = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+        return img
+
     def transform(self, results: dict) -> dict:
         if self.modality not in results["img_slices"]:
             raise ValueError(
@@ -172,6 +208,9 @@ class ColorJitter(PhotoMetricDistortion):
         if not results["available"][self.modality]:
             return results
         whole = results["img"]
+        if whole.dtype == np.uint8 and whole.shape[2] == 3:
+            results["img"] = super().transform({"img": whole})["img"]
+            return results
         # 8 bit also where a 16-bit neighbour made the stack float: OpenCV's HSV of floats has another range
         colour = np.ascontiguousarray(whole[..., start:stop]).round().clip(0, 255).astype(np.uint8)
         jittered = super().transform({"img": colour})["img"]

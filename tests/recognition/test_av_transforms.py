@@ -16,6 +16,7 @@ from mmaction.registry import TRANSFORMS
 from mmengine.registry import init_default_scope
 
 import mmfusion_plugin  # noqa: F401
+from mmfusion_plugin.engine.file_cache import FileCache
 from mmfusion_plugin.recognition.media import (
     DamagedMedia,
     EmptyStream,
@@ -27,7 +28,7 @@ from mmfusion_plugin.recognition.media import (
     write_wav,
 )
 from mmfusion_plugin.recognition.spectrograms import log_spectrogram
-from mmfusion_plugin.recognition.transforms import AudioSpectrogram, LoadClip, PackAudioVisual, _Cache
+from mmfusion_plugin.recognition.transforms import AudioSpectrogram, LoadClip, PackAudioVisual
 
 RATE, FPS, STEP = 8000, 20, 3
 SOUND = dict(sample_rate=RATE, seconds=1.0)
@@ -360,7 +361,7 @@ def test_a_full_cache_keeps_what_it_has_and_decodes_nothing_whole_for_the_rest(f
         return read_frames(path, at, index)
 
     monkeypatch.setattr("mmfusion_plugin.recognition.transforms.read_frames", counting)
-    monkeypatch.setattr("mmfusion_plugin.recognition.transforms.print_log", lambda *words: warned.append(words))
+    monkeypatch.setattr("mmfusion_plugin.engine.file_cache.print_log", lambda *words: warned.append(words))
     warned = []
     # 80 frames are 0.70 MiB: room for two of four
     loader = LoadClip(num_frames=2, cache_mb=1.6, modalities=("visual",), test_mode=True)
@@ -373,7 +374,7 @@ def test_a_full_cache_keeps_what_it_has_and_decodes_nothing_whole_for_the_rest(f
 
 
 def test_another_version_of_a_file_takes_the_place_of_the_first():
-    cache = _Cache(10)
+    cache = FileCache(10)
     cache.put("a", 1, "old", 8)
     assert cache.get("a", 2) is None and cache.size == 0
     cache.put("a", 2, "new", 9)

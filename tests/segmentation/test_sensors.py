@@ -21,6 +21,18 @@ def test_millimetres_become_metres_and_zero_stays_invalid(tmp_path):
     assert metres.dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_the_table_of_depths_holds_what_is_computed_for_other_formats(dtype):
+    """Formats beyond 16 bits have no table."""
+    stored = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (30, 40)).astype(dtype)
+    for options in (dict(), dict(invalid=None), dict(invalid=7, scale=0.05, offset=-0.2), dict(valid_range=(0, 2.5))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = Sensor("depth", "depth", dtype=dtype, **options).read(stored)
+            expected = Sensor("depth", "depth", dtype="int32", **options).read(stored.astype(np.int32))
+        assert np.array_equal(found, expected) and found.dtype == np.float32
+
+
 def test_eight_bit_depth_of_the_half_size_set(tmp_path):
     sensor = Sensor("depth", "depth", dtype="uint8", scale=1 / 25.5, offset=0.5 / 25.5, invalid=None,
                     valid_range=(0.0, 10.1))

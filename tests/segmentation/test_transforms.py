@@ -208,6 +208,58 @@ def jitter(image, seed, available=True):
     return step(dict(img=image, img_slices=dict(rgb=(0, 3)), available=dict(rgb=available)))["img"]
 
 
+def test_colour_jitter_is_the_stock_one_bit_for_bit():
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    stock, states = TRANSFORMS.build(dict(type="PhotoMetricDistortion")), set()
+    for seed in range(40):
+        ours = jitter(image.copy(), seed)
+        state = np.random.get_state()[2]
+        np.random.seed(seed)
+        assert np.array_equal(ours, stock(dict(img=image.copy()))["img"])
+        assert np.random.get_state()[2] == state, "and leaves the generator where the stock one does"
+        states.add(state)
+    assert len(states) > 4, "every combination of steps draws another number of times"
+
+
+def test_a_cache_changes_nothing_but_the_reading(frames, monkeypatch):
+    from mmfusion_plugin.segmentation import sensors
+
+    def cached(mb):
+        return [dict(LOAD[0], cache_mb=mb), dict(LOAD[1], cache_mb=mb)]
+
+    read, decoded = sensors._decode_file, []
+    monkeypatch.setattr(sensors, "_decode_file", lambda path, *rest: (decoded.append(path), read(path, *rest))[1])
+    plain = [load(frames) for _ in range(2)]
+    assert len(decoded) == 6
+    steps = Compose([TRANSFORMS.build(step) for step in cached(17)])
+    for _ in range(3):
+        found = steps(sample(frames))
+        for key in ("img", "depth", "gt_seg_map"):
+            assert np.array_equal(found[key], plain[0][key]) and found[key].flags.writeable
+            found[key][:] = 0  # as transforms may
+    assert len(decoded) == 9, "each file once"
+    import cv2
+
+    cv2.imwrite(str(frames / "Label" / "1.png"), np.full(SIZE, 2, np.uint8))
+    assert set(np.unique(steps(sample(frames))["gt_seg_map"])) == {1}, "a file written anew is read anew"
+    for step in cached(-1):
+        with pytest.raises(ValueError, match=rf"{step['type']}\.cache_mb must not be negative"):
+            TRANSFORMS.build(step)
+
+
+def test_labels_of_sixteen_bits_decode_as_those_of_eight(frames):
+    import cv2
+
+    eight = {offset: load(frames, label_offset=offset, num_classes=4)["gt_seg_map"] for offset in (0, 1)}
+    path = str(frames / "Label" / "1.png")
+    cv2.imwrite(path, cv2.imread(path, -1).astype(np.uint16))
+    for offset, label in eight.items():
+        assert np.array_equal(load(frames, label_offset=offset, num_classes=4)["gt_seg_map"], label)
+    cv2.imwrite(path, np.full(SIZE, 256, np.uint16))
+    with pytest.raises(ValueError, match="holds 256"):
+        load(frames)
+
+
 def test_colour_jitter_is_the_same_beside_a_16_bit_sensor(frames):
     """Such a neighbour makes the stack float32, of which OpenCV's HSV expects 0..1."""
     image = load(frames)["img"]

@@ -9,9 +9,10 @@ crop_size = (96, 128)
 sensors = dict(
     rgb=dict(kind='color'),
     depth=dict(kind='depth', dtype='uint16', scale=0.001, invalid=0, valid_range=(0.1, 10.0)))
+cache_mb = 50  # decoded once per process: 80 frames are 9 MB
 load = [
-    dict(type='LoadModalities', modalities=['rgb', 'depth'], sensors=sensors),
-    dict(type='LoadSegLabel')]
+    dict(type='LoadModalities', modalities=['rgb', 'depth'], sensors=sensors, cache_mb=cache_mb),
+    dict(type='LoadSegLabel', cache_mb=cache_mb)]
 
 train_pipeline = [
     *load,
