@@ -25,7 +25,7 @@ found() {
 sys.exit(not all(map(find_spec, sys.argv[1:])))' "$@"
 }
 modules=(torch mmengine mmcv mmseg mmaction ftfy regex importlib_metadata av h5py scipy matplotlib cv2
-         librosa pytest xdist hypothesis importlinter mmfusion_plugin)
+         librosa onnxscript onnxruntime pytest xdist hypothesis importlinter mmfusion_plugin)
 
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && found "${modules[@]}"; then
     exit 0

@@ -158,13 +158,30 @@ class Fused(torch.nn.Module):
         return self.block(feats, available).fused
 
 
-def test_exported_for_any_batch():
+def exported(rank):
     block = SCFAE(list(WIDTHS), WIDTHS, out_channels=8).eval()
-    feats, available = _inputs(20)
     batch = torch.export.Dim("batch", min=2, max=512)
     along = {m: {0: batch} for m in WIDTHS}
-    program = torch.export.export(Fused(block), (feats, available), dynamic_shapes=(along, along))
+    return block, torch.export.export(Fused(block).eval(), _inputs(20, rank), dynamic_shapes=(along, along))
+
+
+def test_exported_for_any_batch():
+    block, program = exported("map")
     for size in (20, 5):
         feats, available = _inputs(size)
         torch.testing.assert_close(
             program.module()(feats, available), block(feats, available).fused, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", ["vector", "map"])
+def test_onnx_gives_the_same_at_any_batch(tmp_path, rank):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    block, program = exported(rank)
+    torch.onnx.export(program, dynamo=True).save(tmp_path / "block.onnx")
+    session = runtime.InferenceSession(tmp_path / "block.onnx", providers=["CPUExecutionProvider"])
+    for size in (20, 5):
+        feats, available = _inputs(size, rank)
+        inputs = [*feats.values(), *available.values()]
+        (found,) = session.run(None, {i.name: x.numpy() for i, x in zip(session.get_inputs(), inputs)})
+        torch.testing.assert_close(torch.from_numpy(found), block(feats, available).fused, rtol=1e-4, atol=1e-5)
