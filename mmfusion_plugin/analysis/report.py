@@ -38,6 +38,7 @@ code { padding: .1rem .3rem; overflow-wrap: anywhere; } pre { padding: .7rem; ov
 .absent-note { background: #fff7e6; border-left: 4px solid #E69F00; padding: .6rem .9rem; }
 @media print { nav { display: none; } h2 { break-after: avoid; } figure { break-inside: avoid; } }
 """
+PEAK = 8  # times what 95 % of a curve's points reach
 PALETTE = "Colours: Okabe and Ito's palette and cividis, which common colour blindnesses keep apart."
 NUMBER = re.compile(r"[*]*[+-]?[0-9.]+(e[+-]?[0-9]+)?( ± [0-9.]+)?[*]*|-|nan|")  # cells set to the right
 
@@ -113,6 +114,12 @@ def plot_curves(curves: Series, out: str | Path) -> Path:
     for axis, (name, points) in zip(axes, curves.items()):
         axis.plot(*zip(*points), marker="o" if len(points) < 20 else None, markersize=3, linewidth=1.3)
         axis.set_title(name, fontsize=9)
+        values = [value for _, value in points]
+        usual = sorted(map(abs, values))[int(0.95 * (len(values) - 1))]
+        if max(values) > PEAK * usual > 0:  # one step would flatten all the others
+            step, peak = max(points, key=lambda point: point[1])
+            axis.set_ylim(min(0.0, *values), 1.3 * usual)
+            axis.annotate(f"{peak:.3g} at {step}", (0.98, 0.92), xycoords="axes fraction", ha="right", fontsize=8)
         # validation of an epoch-based run is logged by epoch
         axis.set_xlabel("step" if "loss" in name else "step, or epoch of an epoch-based run", fontsize=8)
         axis.tick_params(labelsize=8)
@@ -247,7 +254,7 @@ def _provenance(records: Mapping[str, Mapping[str, Any]], config: Path | None) -
     if rows:
         section.body.append(
             "<div class='scroll'><table><thead><tr><th>evidence</th><th>seed of the training</th><th>seed of the "
-            "evaluation</th><th>command</th></tr></thead><tbody>" + "".join(rows) + "</tbody></table></div>")
+            "evaluation</th><th class=words>command</th></tr></thead><tbody>" + "".join(rows) + "</tbody></table></div>")
     if config is not None:
         section.body.append(f"<details><summary>Config as trained: {html.escape(config.name)}</summary><pre>"
                             f"{html.escape(config.read_text())}</pre></details>")
