@@ -254,7 +254,8 @@ def _provenance(records: Mapping[str, Mapping[str, Any]], config: Path | None) -
     if rows:
         section.body.append(
             "<div class='scroll'><table><thead><tr><th>evidence</th><th>seed of the training</th><th>seed of the "
-            "evaluation</th><th class=words>command</th></tr></thead><tbody>" + "".join(rows) + "</tbody></table></div>")
+            "evaluation</th><th class=words>command</th></tr></thead><tbody>" + "".join(rows)
+            + "</tbody></table></div>")
     if config is not None:
         section.body.append(f"<details><summary>Config as trained: {html.escape(config.name)}</summary><pre>"
                             f"{html.escape(config.read_text())}</pre></details>")
