@@ -26,6 +26,7 @@ from .sensors import Sensor, read_label
 __all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities"]
 
 IGNORE = 255
+VALUES = np.arange(256, dtype=np.uint8)
 # what results[m] of a depth sensor must not overwrite
 TAKEN = {"img", "img_slices", "available", "modality_paths", "seg_fields", "gt_seg_map", "flip", "scale"}
 
@@ -168,6 +169,13 @@ def _label_tables(offset: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(ignored, IGNORE, stored - offset).astype(np.uint8), wrong.astype(np.uint8)
 
 
+def _in_hsv(bgr: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
+    """``bgr`` with one channel of its hue, saturation and value replaced by ``table`` (256,)."""
+    hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
+    cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, channel), table), hsv, channel)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+
+
 @TRANSFORMS.register_module()
 class ColorJitter(PhotoMetricDistortion):
     """mmsegmentation's PhotoMetricDistortion on one colour modality; the other sensors stay as they are.
@@ -186,15 +194,18 @@ class ColorJitter(PhotoMetricDistortion):
         self.modality = modality
 
     def convert(self, img: np.ndarray, alpha: float = 1, beta: float = 0) -> np.ndarray:
-        table = super().convert(np.arange(256, dtype=np.uint8), alpha, beta)
-        return cv2.LUT(np.ascontiguousarray(img), table)
+        return cv2.LUT(img, super().convert(VALUES, alpha, beta))
+
+    def saturation(self, img: np.ndarray) -> np.ndarray:
+        if np.random.randint(2):
+            factor = np.random.uniform(self.saturation_lower, self.saturation_upper)
+            img = _in_hsv(img, 1, super().convert(VALUES, alpha=factor))
+        return img
 
     def hue(self, img: np.ndarray) -> np.ndarray:
         if np.random.randint(2):
-            hsv = cv2.cvtColor(img, cv2.COLOR_BGR2HSV)
-            table = (np.arange(256) + np.random.randint(-self.hue_delta, self.hue_delta)) % 180
-            hsv[..., 0] = cv2.LUT(np.ascontiguousarray(hsv[..., 0]), table.astype(np.uint8))
-            img = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+            turned = (VALUES.astype(int) + np.random.randint(-self.hue_delta, self.hue_delta)) % 180
+            img = _in_hsv(img, 0, turned.astype(np.uint8))
         return img
 
     def transform(self, results: dict) -> dict:
