@@ -102,6 +102,7 @@ TASKS: dict[str, dict[str, tuple[str, dict]]] = {
     "segmentation": {
         "concat": ("segmentation/concat_r18-segformer_nyuv2-480x640.py", {}),
         "SCFAE light": ("segmentation/scfae_r18-segformer_nyuv2-480x640.py", {}),
+        "SCFAE light, 1/8": ("segmentation/scfae_r18-segformer_nyuv2-480x640.py", dict(width=0.125)),
         "SCFAE literal": ("segmentation/scfae_r18-segformer_nyuv2-480x640.py", LITERAL),
         "UDML(concat)": ("segmentation/udml-default_r18-segformer_nyuv2-480x640.py", {}),
         "UDML(SCFAE light)": ("segmentation/udml-scfae_r18-segformer_nyuv2-480x640.py", {}),
