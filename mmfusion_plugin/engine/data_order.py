@@ -191,13 +191,16 @@ def seeded_loader(loader: DataLoader, seed: int, endless: bool) -> DataLoader:
 
     Its processes end with the training (:func:`end_with_training`).
 
-    Raises: ValueError for a loader without batches, or without an order.
+    Raises: ValueError for a loader without batches, without an order, or that gives batches in another one.
     """
     if loader.batch_sampler is None or not isinstance(loader.dataset, Sized):
         raise ValueError(
             "exact resuming needs a train_dataloader with a sampler and batch_size over a data set with a length, got "
             f"batch_size={loader.batch_size} over {type(loader.dataset).__name__}"
         )
+    if not getattr(loader, "in_order", True):
+        raise ValueError(
+            "exact resuming needs train_dataloader.in_order=True, got False: batches would come as workers finish them")
     options = dict(
         num_workers=loader.num_workers, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory,
         timeout=loader.timeout, worker_init_fn=partial(end_with_training, then=loader.worker_init_fn),
@@ -205,5 +208,7 @@ def seeded_loader(loader: DataLoader, seed: int, endless: bool) -> DataLoader:
         multiprocessing_context=loader.multiprocessing_context,
         # every start of an iteration draws a number, which would otherwise come from the model's generator
         generator=torch.Generator().manual_seed(seed))
+    if getattr(loader, "pin_memory_device", ""):
+        options["pin_memory_device"] = loader.pin_memory_device
     return DataLoader(
         SeededDataset(loader.dataset, seed), batch_sampler=NumberedBatches(loader.batch_sampler, endless), **options)

@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, IterableDataset
+
+from mmfusion_plugin.engine.data_order import seeded_loader
 
 TRAINING = """
 import os
@@ -66,3 +69,23 @@ def test_loader_processes_end_with_a_killed_training_whose_batches_nobody_reads(
         training.kill()
         for pid in filter(running, loaders):
             os.kill(pid, signal.SIGKILL)
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter(range(10))
+
+
+@pytest.mark.parametrize(("data", "options", "words"), [
+    (range(4), dict(in_order=False), "train_dataloader.in_order=True, got False"),
+    (range(4), dict(batch_size=None), "a sampler and batch_size over a data set with a length"),
+    (Endless(), dict(), "over a data set with a length, got .* over Endless")])
+def test_loaders_without_an_order_are_refused(data, options, words):
+    with pytest.raises(ValueError, match=words):
+        seeded_loader(DataLoader(data, **options), 0, endless=False)
+
+
+def test_where_memory_is_pinned_is_kept():
+    loader = DataLoader(range(4), batch_size=2)
+    loader.pin_memory_device = "elsewhere"
+    assert seeded_loader(loader, 0, endless=False).pin_memory_device == "elsewhere"
