@@ -103,7 +103,7 @@ def models(args: argparse.Namespace) -> Iterator[Record]:
     """Each row of a task over the first."""
     for task in args.tasks:
         rows = args.rows or list(TASKS[task])
-        for batch in args.batch:
+        for batch in args.batch[task]:
             for threads in args.threads:
                 torch.set_num_threads(threads)
                 cases = {row: ModelCase(task, row, batch, args.size[task], args.device, args.amp) for row in rows}
@@ -193,7 +193,7 @@ def profile(args: argparse.Namespace) -> Iterator[Record]:
     """Shares of one training step: by phase (wall clock) and by kind of operator (torch.profiler)."""
     for task in args.tasks:
         for row in args.rows or list(TASKS[task])[1:2]:
-            for batch in args.batch:
+            for batch in args.batch[task]:
                 for threads in args.threads:
                     torch.set_num_threads(threads)
                     case = ModelCase(task, row, batch, args.size[task], args.device, args.amp)
@@ -297,7 +297,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
                         help=f"of blocks (default: {' '.join([*VECTORS, *MAPS])})")
     parser.add_argument("--modalities", type=int, default=2, help="of blocks, 2 to 8 (default: 2)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="of models (default: 1)")
+    parser.add_argument("--batch", type=int, nargs="+",
+                        help="of models (default: 1 of pictures, 8 of clips, of which UDML's BatchNorm needs several)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"),
                         help="of a model's images (default: 480 640 and 224 224)")
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
@@ -309,13 +310,15 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write every number there")
     parser.add_argument("--first-step", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(words)
-    if min(args.rounds, *args.threads, *args.batch) < 1 or not 2 <= args.modalities <= len(MODALITIES):
+    if min(args.rounds, *args.threads, *(args.batch or [1])) < 1 or not 2 <= args.modalities <= len(MODALITIES):
         raise launch.UsageError("--rounds, --threads and --batch must be at least 1, --modalities 2 to 8")
     known = set(BLOCKS) if args.part in ("blocks", "scaling", "precision", "optimiser") else {
         row for task in args.tasks for row in TASKS[task]}
     if unknown := sorted(set(args.rows or ()) - known):
         raise launch.UsageError(f"--rows {unknown}: {args.part} knows {sorted(known)}")
     sizes = dict(segmentation=(480, 640)) | {"audio-visual": (224, 224)}
+    batches = dict(segmentation=[1]) | {"audio-visual": [8]}
+    args.batch = dict.fromkeys(TASKS, args.batch) if args.batch else batches
     args.size = dict.fromkeys(TASKS, tuple(args.size)) if args.size else sizes
     return args
 
