@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ WIDTHS = (0.0625, 0.125, 0.28125, 0.5, 1.0)
 DEFAULT = 0.28125
 CONCAT, SCFAE = "concat, dropout", "SCFAE, dropout"
 SIZE = (480, 640)
+TICKS = (1, 2, 5, 10, 20, 50, 100)
 
 
 def row_of(width: float) -> str:
@@ -74,11 +76,17 @@ def draw(records: Sequence[Record], out: Path) -> str:
         found = {row: value for row, value in found.items() if value is not None}
         rows = [row_of(width) for width in WIDTHS if row_of(width) in found]
         axis.errorbar([100 * shares[row] for row in rows], [found[row][0] for row in rows],
-                      [found[row][1] for row in rows], marker="o", capsize=3, label="SCFAE, width 1/16 to 1")
+                      [found[row][1] for row in rows], marker="o", capsize=3, label="SCFAE by width")
         if CONCAT in found:
             axis.errorbar([100 * shares[CONCAT]], [found[CONCAT][0]], [found[CONCAT][1]], marker="s", capsize=3,
                           linestyle="", label="concat")
-        axis.set(xscale="log", title=column.name, xlabel="multiply-adds, % of the encoders'", ylabel="mIoU, %")
+        axis.set_xscale("log")
+        axis.set_xticks(TICKS, labels=map(str, TICKS))
+        axis.minorticks_off()
+        for row, width in zip(rows, [w for w in WIDTHS if row_of(w) in found]):
+            axis.annotate(str(Fraction(width)), (100 * shares[row], found[row][0]), (4, 4), textcoords="offset points",
+                          fontsize=8)
+        axis.set(title=column.name, xlabel="multiply-adds, % of the encoders'", ylabel="mIoU, %")
     axes[0].legend(fontsize=8)
     return f"{render_columns(records, columns, list(shares))}\n\n{save_figure(figure, out)}"
 
