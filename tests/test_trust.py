@@ -1,4 +1,4 @@
-"""The checks of tools/benchmarks/trust.py with the least counts; those that take minutes are its own to run."""
+"""The ten checks of tools/benchmarks/trust.py with the least counts; its own, reduced and full, are larger."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -19,15 +19,17 @@ from trust_cases import NECKS, Row
 from mmfusion_plugin.fusion import FUSIONS
 
 CHECKS: dict[str, Callable[[Path], Iterable[Row]]] = {
-    "1-ranks": lambda folder: [trust_runs.two_ranks_resumed(folder)],
+    "1-killed": lambda folder: trust_runs.resumed_equals_unbroken(folder, 1),
     "2-saves": lambda folder: trust_runs.killed_while_saving(folder, 4),
     "3-damaged": lambda folder: trust_inputs.damaged_checkpoints(folder, 20),
     "4-not-finite": lambda folder: trust_inputs.not_finite(3),
-    "5-worker": lambda folder: [trust_runs.killed_process(folder, training) for training in (False, True)],
-    "6-processes": lambda folder: trust_runs.two_processes(folder, ["SCFAE", "UDML"]),
+    "5-broken": trust_runs.broken_samples,
+    "6-equal": trust_runs.equal_runs,
     "7-precision": lambda folder: trust_inputs.precisions(),
     "8-hostile": trust_inputs.hostile_files,
     "9-fuzz": lambda folder: trust_fuzz.fuzzed_files(folder, 20),
+    # so few steps show a leak of batches, not one of a megabyte in a thousand steps
+    "10-memory": lambda folder: trust_runs.memory(folder, 400, limit=20.0),
 }
 
 

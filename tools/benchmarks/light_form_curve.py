@@ -74,7 +74,8 @@ def draw(records: Sequence[Record], out: Path) -> str:
     for axis, column in zip(axes, columns[1:]):
         found = {row: spread([column.value(r) for r in records if r["row"] == row]) for row in shares}
         found = {row: value for row, value in found.items() if value is not None}
-        rows = [row_of(width) for width in WIDTHS if row_of(width) in found]
+        widths = [width for width in WIDTHS if row_of(width) in found]
+        rows = [row_of(width) for width in widths]
         axis.errorbar([100 * shares[row] for row in rows], [found[row][0] for row in rows],
                       [found[row][1] for row in rows], marker="o", capsize=3, label="SCFAE by width")
         if CONCAT in found:
@@ -83,7 +84,7 @@ def draw(records: Sequence[Record], out: Path) -> str:
         axis.set_xscale("log")
         axis.set_xticks(TICKS, labels=map(str, TICKS))
         axis.minorticks_off()
-        for row, width in zip(rows, [w for w in WIDTHS if row_of(w) in found]):
+        for row, width in zip(rows, widths):
             axis.annotate(str(Fraction(width)), (100 * shares[row], found[row][0]), (4, 4), textcoords="offset points",
                           fontsize=8)
         axis.set(title=column.name, xlabel="multiply-adds, % of the encoders'", ylabel="mIoU, %")

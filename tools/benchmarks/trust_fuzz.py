@@ -99,7 +99,7 @@ def _sources(folder: Path) -> Iterator[tuple[str, Path, Callable[[Path], object]
     import h5py
     from scipy.io import savemat
 
-    from mmfusion_plugin.recognition import digit_clips
+    from mmfusion_plugin.recognition import digit_clips, media
     from mmfusion_plugin.segmentation import nyuv2_convert
 
     def convert(path: Path) -> None:
@@ -127,11 +127,8 @@ def _sources(folder: Path) -> Iterator[tuple[str, Path, Callable[[Path], object]
         yield f"MNIST, {name.split('-')[1]}", folder / name, lambda path, name=name: (
             (folder / "mnist" / name).write_bytes(path.read_bytes()), digit_clips.read_mnist(folder / "mnist"))
         (folder / "mnist" / name).write_bytes((folder / name).read_bytes())
-    digit = Path(folder, "digit.wav")
-    from mmfusion_plugin.recognition import media
-
-    media.write_wav(digit, np.zeros(800, np.float32), digit_clips.SAMPLE_RATE)
-    yield "spoken digit, .wav", digit, digit_clips.read_wav
+    media.write_wav(folder / "digit.wav", np.zeros(800, np.float32), digit_clips.SAMPLE_RATE)
+    yield "spoken digit, .wav", folder / "digit.wav", digit_clips.read_wav
 
 
 def _records(folder: Path) -> Iterator[tuple[str, Path, Callable[[Path], object]]]:

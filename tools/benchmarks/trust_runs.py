@@ -492,8 +492,8 @@ def two_processes(folder: Path, necks: Sequence[str] = cases.NECKS) -> Iterator[
 # --- 10
 
 
-def memory(folder: Path, steps: int) -> Iterator[Row]:
-    """Resident memory of a training's process over its steps, by a line through the second half."""
+def memory(folder: Path, steps: int, limit: float = 1.0) -> Iterator[Row]:
+    """Resident memory of a training's process over its steps, by a line through the second half; ``limit`` in MB."""
     work_dir, log = folder / "soak", folder / "memory.txt"
 
     def work():
@@ -518,4 +518,4 @@ def memory(folder: Path, steps: int) -> Iterator[Row]:
     at, used = np.loadtxt(log)[len(np.loadtxt(log)) // 2:].T
     slope = float(np.polyfit(at, used, 1)[0]) * 1000
     yield Row("resident memory, UDML", f"{steps} steps", f"{slope:+.2f} MB per 1,000 steps (at {used[-1]:.0f} MB)",
-              slope <= 1.0)
+              slope <= limit)
