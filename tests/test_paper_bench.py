@@ -147,6 +147,33 @@ def test_the_search_reads_no_test_row_and_no_seed_of_a_table(tool, data, monkeyp
     assert search.main() == 2 and "100 and up" in capsys.readouterr().err
 
 
+def test_the_searched_forms_are_what_they_are_named(tool):
+    from mmfusion_plugin.fusion import SCFAE
+
+    forms = tool("scfae_forms")
+    names, widths = ["a", "b", "c"], dict(a=6, b=8, c=10)
+    torch.manual_seed(0)
+    feats = {m: torch.randn(5, C) for m, C in widths.items()}
+    plain, gated = SCFAE(names, widths), forms.GatedExchange(names, widths)
+    gated.load_state_dict(plain.state_dict(), strict=False)
+    assert not torch.equal(gated(feats).fused, plain(feats).fused)
+    for layer in gated.P_gate.values():
+        torch.nn.init.zeros_(layer.weight)
+    assert torch.allclose(gated(feats).fused, plain(feats).fused, atol=1e-6), "an even gate is the plain exchange"
+
+    other = forms.OtherReconstruction(names, widths)
+    other.load_state_dict(plain.state_dict())
+    assert torch.equal(other(feats).fused, plain(feats).fused)
+    distance = "fusion.recon_distance.a"
+    known = other(feats).per_sample[distance]
+    sent = other({**feats, "b": feats["b"].flip(0)}).per_sample[distance]
+    changed = other({**feats, "c": feats["c"].flip(0)}).per_sample[distance]
+    assert not torch.allclose(known, sent) and torch.equal(known, changed), "a reconstructs from what b sends"
+    there = {m: torch.ones(5, dtype=torch.bool) for m in names}
+    there["b"] = torch.tensor([True, False, True, True, True])
+    assert other(feats, there).per_sample[distance][1] == 0
+
+
 # --- nyuv2_half on a GPU -------------------------------------------------------------------------
 
 

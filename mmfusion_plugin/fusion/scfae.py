@@ -203,13 +203,19 @@ class SCFAE(FusionBlock):
 
         total, diagnostics, per_sample = 0.0, {}, {}
         for m in self.modalities:
-            distance_B, similarity_B, number = self._compare(V[m], self.P_recon[m](Z_post[m]), available[m])
+            distance_B, similarity_B, number = self._compare(V[m], *self._reconstruction(m, Z, Z_post, available))
             distance = distance_B.sum() / number
             total = total + distance
             diagnostics[f"fusion.recon_similarity.{m}"] = similarity_B.sum() / number
             diagnostics[f"fusion.recon_distance.{m}"] = distance
             per_sample[f"fusion.recon_distance.{m}"] = distance_B / positions(V[m]).numel()
         return FusionOutput(fused, {"fusion.loss_recon": self.recon_weight * total}, diagnostics, per_sample)
+
+    def _reconstruction(
+        self, m: str, Z: Mapping[str, Tensor], Z_post: Mapping[str, Tensor], available: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """What Eq. 5 compares with V_m, and in which samples (B,)."""
+        return self.P_recon[m](Z_post[m]), available[m]
 
     def _states(
         self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]

@@ -20,6 +20,7 @@ from typing import Any
 import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything of theirs is imported
 
 # isort: split
+import scfae_forms  # noqa: F401  registers its necks, here and in the processes that train
 from features_table import TASKS as FEATURES
 
 from mmfusion_plugin.analysis import Column, Job, add_table_arguments, render_columns, run_table_tool
@@ -32,6 +33,10 @@ SEEDS = [100, 101]
 
 def neck(**options: Any) -> dict[str, Any]:
     return {f"model.neck.{key}": value for key, value in options.items()}
+
+
+def head(**options: Any) -> dict[str, Any]:
+    return {f"model.cls_head.{key}": value for key, value in options.items()}
 
 
 def neck_rate(factor: float) -> dict[str, Any]:
@@ -55,8 +60,14 @@ FORMS: dict[str, dict[str, Any]] = {
     "learned stand-in": neck(missing_fill="token"),
     "neck's rate x 0.3": neck_rate(0.3),
     "neck's rate x 3": neck_rate(3.0),
+    "encoders' rate x 0.3": {"optim_wrapper.paramwise_cfg": dict(custom_keys=dict(backbone=dict(lr_mult=0.3)))},
+    "gated exchange": neck(type="GatedExchangeSCFAE"),
+    "reconstruction from the other": neck(type="OtherReconstructionSCFAE"),
+    "inputs not normalised": neck(norm=None),
 }
-MORE = {"digit-clips": {"missing neighbour: own": neck(missing_neighbour="own")}, "handwritten6": {}}
+MORE = {
+    "digit-clips": {"missing neighbour: own": neck(missing_neighbour="own"), "no heads": head(aux_weight=0.0)},
+    "handwritten6": {"heads": head(aux_weight=1.0)}}
 HOLDS = {"digit-clips": "train.txt", "handwritten6": FEATURES["handwritten6"].holds}
 DROPOUT = {"digit-clips": 0.3, "handwritten6": 0.5}
 
