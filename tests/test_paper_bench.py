@@ -13,7 +13,7 @@ import torch
 from mmengine.registry import MODELS
 from test_table_job import paths  # noqa: F401  a fixture: six views in the layout of the real file
 
-from mmfusion_plugin.analysis import Column, Job, render_columns, train_and_evaluate
+from mmfusion_plugin.analysis import Column, Job, render, render_columns, train_and_evaluate
 from mmfusion_plugin.analysis.examination import gradient_summary
 
 
@@ -31,7 +31,8 @@ def shortened(job: Job, **more) -> Job:
 # --- SCFAE's tables ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", ["handwritten6", "cmu-mosi", "digit-clips"])
+@pytest.mark.parametrize("data", [
+    "handwritten6", "cmu-mosi", "digit-clips", "cwfid", "nyuv2-half", "nyuv2", "crema-d", "kinetics-sound"])
 def test_tables_share_trainings_and_every_row_is_one_of_its_own(tool, data):
     tables = tool("scfae_tables")
     jobs = tables.jobs("all", data, "DATA", (0, 1))
@@ -69,6 +70,43 @@ def test_a_training_is_asked_for_all_tables_and_they_are_drawn(tool, paths, tmp_
     assert f"{difference:+.1f}" in text and text.count("| SCFAE, head reads Z alone |") == 3
 
 
+def test_pictures_are_asked_for_the_same_tables_in_miou(tool, tmp_path):
+    tables = tool("scfae_tables")
+    jobs = {job.row: job for job in tables.jobs("all", "nyuv2-half", str(eight_bit_frames(tmp_path)), [0], interval=1)}
+    records = []
+    for row in ("SCFAE", "depth alone"):
+        job = jobs[row]
+        record = train_and_evaluate(two_steps(job), tmp_path / row, examine=tables.examine)
+        records.append(dict(record, row=row, seed=0, settings=job.settings()))
+    fused, alone = records
+    assert set(fused["probes"]) == {"rgb", "depth"} and set(alone["probes"]) == {"depth"}
+    assert fused["branches"]["full"]["rgb + depth"] == pytest.approx(fused["metrics"]["complete"]["mIoU"] / 100)
+    assert fused["gradients"]["analyses"] == {"rgb": 2, "depth": 2}
+    text = tables.draw(tables.TABLES, "nyuv2-half", records)
+    assert "mIoU (%) on the test part" in text and f"| SCFAE | {fused['metrics']['complete']['mIoU']:.1f} |" in text
+
+
+def eight_bit_frames(folder):
+    """Two frames in the layout of nyuv2_half."""
+    import cv2
+    from segmentation.scene import write_frames
+
+    frames = write_frames(folder / "frames", ("1", "2"), (64, 64), classes=40)
+    for path in (frames / "Depth").glob("*.png"):
+        cv2.imwrite(str(path), (cv2.imread(str(path), -1) % 200 + 20).astype("uint8"))
+    return frames
+
+
+def two_steps(job: Job, evaluations=("complete", )) -> Job:
+    short = {"train_cfg.max_iters": 2, "train_dataloader.batch_size": 2, "param_scheduler.0.end": 1,
+             "param_scheduler.1.begin": 1, "param_scheduler.1.end": 2, "train_dataloader.num_workers": 0,
+             "train_dataloader.persistent_workers": False,
+             "train_dataloader.dataset.pipeline": {"3": dict(crop_size=(64, 64))},
+             "model.data_preprocessor.size": (64, 64)}
+    return replace(job, overrides={**job.overrides, **short},
+                   evaluations={name: job.evaluations[name] for name in evaluations})
+
+
 def test_gradients_are_summed_up_over_a_training():
     found = gradient_summary({
         "gradient/norm_output/a": [(0, 1.0), (5, 3.0)], "gradient/cosine_output/a/recon": [(0, -0.5), (5, 0.25)],
@@ -104,6 +142,75 @@ def test_columns_have_their_own_digits_signs_and_bold_rows():
                          f"| a | +2.0 ± {math.sqrt(2):.1f} | 0.000 ± {math.sqrt(0.5):.3f} | 2 | 2 (0) |"]
     with pytest.raises(ValueError, match="row 'a' mixes settings"):
         render_columns([*records, records[0]], columns, ["a"])
+
+
+# --- the data that papers use, where somebody has them -------------------------------------------
+
+
+@pytest.mark.parametrize("data", ["nyuv2", "crema-d", "kinetics-sound"])
+def test_the_papers_data_have_their_tables_and_every_row_is_one_of_its_own(tool, data):
+    official, udml = tool("official_table"), tool("udml_table")
+    task = udml.TASKS[data]
+    fusions = official.jobs(data, "DATA", [0])
+    dynamic = [*udml.jobs(task, "DATA", [0]), *udml.ablations(task, "DATA", [0])]
+    for jobs, number in ((fusions, 18 if data == "nyuv2" else 36), (dynamic, 13)):
+        assert len(jobs) == len({job.row for job in jobs}) == len({job.settings() for job in jobs}) == number
+    assert set(task.paper) <= {job.row for job in dynamic}
+    found = {job.row: job.load_config() for job in dynamic}
+    necks = {row: cfg.model.neck for row, cfg in found.items()}
+    asked = {row: neck.get("quality", "estimated") for row, neck in necks.items()}
+    assert (asked["static"], asked["PE dynamic"], asked["QMF-like"]) == (None, "variance", "energy")
+    assert asked["UDML released"] == "estimated" and necks["UDML released"].preset == "released"
+    assert necks["UDML(SCFAE)"].inner.type == "SCFAE"
+    for job in (*fusions, *dynamic):
+        cfg = job.load_config()
+        assert MODELS.build({**cfg.model.neck, **_tiny(cfg.model.neck)}) is not None, job.row
+        for name, asked in job.evaluations.items():
+            for m, noise in (asked["noise"] if isinstance(asked, dict) else {}).items():
+                trained = found["static"].model.data_preprocessor.train_noise.noise[m]
+                assert noise["type"] == "occlusion" or noise["scale"] == trained.scale, (job.row, name)
+
+
+def _tiny(neck):
+    """Widths that build at once."""
+    widths = neck.in_channels if neck.type == "SingleModality" else next(iter(neck.in_channels.values()))
+    tiny = 8 if isinstance(widths, int) else [8] * len(widths)
+    if neck.type == "SingleModality":
+        return dict(in_channels=tiny, out_channels=tiny)
+    small = dict(in_channels=dict.fromkeys(neck.in_channels, tiny))
+    if neck.type == "UDML":
+        return dict(small, inner=dict(neck.inner, out_channels=tiny))
+    return dict(small, out_channels=tiny, **({"match_params": 3000} if "match_params" in neck else {}))
+
+
+def test_a_row_of_udmls_table_trains_on_crema_d_and_the_papers_figure_stands_beside_it(tool, tmp_path):
+    import numpy as np
+
+    pytest.importorskip("av")
+    from mmfusion_plugin.recognition.media import write_clip, write_wav
+
+    root = tmp_path / "crema-d"
+    for folder in ("VideoFlash", "AudioWAV"):
+        (root / folder).mkdir(parents=True)
+    emotions = ("ANG", "SAD", "NEU", "HAP")
+    for i in range(len(emotions)):
+        write_clip(root / "VideoFlash" / f"{i}.mp4", [np.full((32, 32, 3), 60 * k, np.uint8) for k in range(4)], 6)
+        write_wav(root / "AudioWAV" / f"{i}.wav", 0.3 * np.sin(np.arange(8000) * 0.1 * (i + 1)), 8000)
+    for part in ("train", "test"):
+        (root / f"usual_{part}.txt").write_text("".join(
+            f"{i}.mp4 {emotion}\n" for i, emotion in enumerate(emotions)))
+    udml = tool("udml_table")
+    task = udml.TASKS["crema-d"]
+    job = next(job for job in udml.jobs(task, str(root), [0]) if job.row == "PE dynamic")
+    loader = {f"{part}_dataloader.{key}": value for part in ("train", "val", "test")
+              for key, value in (("num_workers", 0), ("persistent_workers", False), ("batch_size", 2))}
+    job = replace(job, overrides={**job.overrides, **loader, "train_cfg.max_epochs": 2, "train_cfg.val_interval": 2},
+                  evaluations={name: job.evaluations[name] for name in ("clean", "audio occluded", "visual 14")})
+    record = train_and_evaluate(job, tmp_path / "run")
+    assert record["iterations"] == 4 and len(record["metrics"]) == 3
+    records = [dict(record, row="PE dynamic", seed=seed, settings=job.settings()) for seed in (0, 1)]
+    table = render(records, ["clean"], None, task.metric, task.scale, udml.paper(task)).splitlines()
+    assert table[0].startswith("|  | clean | clean, in the paper | s per run |") and "| 65.8 |" in table[2]
 
 
 # --- choosing a preset ---------------------------------------------------------------------------
@@ -178,15 +285,8 @@ def test_the_searched_forms_are_what_they_are_named(tool):
 
 
 def test_the_gpu_table_differs_in_the_neck_alone_and_trains_an_mit_b2(tool, tmp_path):
-    from segmentation.scene import write_frames
-
     table = tool("nyuv2_half_table")
-    frames = write_frames(tmp_path / "frames", ("1", "2"), (64, 64), classes=40)
-    depth = frames / "Depth"
-    import cv2
-
-    for path in depth.glob("*.png"):
-        cv2.imwrite(str(path), (cv2.imread(str(path), -1) % 200 + 20).astype("uint8"))
+    frames = eight_bit_frames(tmp_path)
     jobs = table.jobs(str(frames), [0], epochs=200, loaders=0)
     assert len(jobs) == len({job.settings() for job in jobs}) == 15
     configs = {job.row: job.load_config() for job in jobs}
@@ -199,12 +299,6 @@ def test_the_gpu_table_differs_in_the_neck_alone_and_trains_an_mit_b2(tool, tmp_
         assert all(part == rest[0] for part in rest)
         assert rest[0]["train_cfg"]["max_iters"] == 15_000
     job = next(job for job in jobs if job.row == "UDML(SCFAE), mitb2")
-    short = {"train_cfg.max_iters": 2, "train_dataloader.batch_size": 2, "param_scheduler.0.end": 1,
-             "param_scheduler.1.begin": 1, "param_scheduler.1.end": 2}
-    crop = {"train_dataloader.dataset.pipeline": {"3": dict(crop_size=(64, 64))},
-            "model.data_preprocessor.size": (64, 64)}
-    record = train_and_evaluate(
-        replace(job, overrides={**job.overrides, **short, **crop},
-                evaluations={name: job.evaluations[name] for name in ("complete", "depth 11")}), tmp_path / "run")
+    record = train_and_evaluate(two_steps(job, ("complete", "depth 11")), tmp_path / "run")
     assert record["iterations"] == 2 and set(record["metrics"]) == {"complete", "depth 11"}
     assert record["parameters"] > 5e7 and torch.isfinite(torch.tensor(record["metrics"]["complete"]["mAcc"]))

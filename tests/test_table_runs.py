@@ -186,9 +186,9 @@ def test_the_table_shows_mean_and_sample_deviation_and_marks_the_best():
     records += [record("far", s, complete=50) for s in range(2)]
     lines = render(records, ["complete", "missing"], ["far", "best", "close"]).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| far", "| best", "| close"]
-    assert lines[2] == "| far | 50.0 ± 0.0 | - | 2 | 2.0 (0.50) | 12 |"
-    assert lines[3].startswith("| best | **62.0 ± 2.0** | - | 3 |")
-    assert lines[4].startswith("| close | **61.0 ± 1.0** | **61.0 ± 1.0** | 3 |")
+    assert lines[2] == "| far | 50.0 ± 0.0 | - | 12 | 2 | 2.00 (0.50) |"
+    assert lines[3].startswith("| best | **62.0 ± 2.0** | - | 12 | 3 |")
+    assert lines[4].startswith("| close | **61.0 ± 1.0** | **61.0 ± 1.0** | 12 | 3 |")
 
 
 def test_a_table_of_small_models_counts_parameters_in_thousands():
@@ -196,7 +196,7 @@ def test_a_table_of_small_models_counts_parameters_in_thousands():
     lines = render([small], ["complete"]).splitlines()
     assert "thousands" in lines[0] and "| 59 (8) |" in lines[2]
     large = {**record("b", 0, complete=50), "parameters": 2_000_000, "neck_parameters": 500_000}
-    assert "| 0.1 (0.01) |" in render([small, large], ["complete"]), "one unit for all rows"
+    assert "| 0.06 (0.01) |" in render([small, large], ["complete"]), "one unit for all rows"
 
 
 def test_the_table_refuses_mixed_settings_and_doubled_seeds():

@@ -9,6 +9,7 @@ from typing import Any
 from mmfusion_plugin.fusion import SCFAE
 
 from . import conditions, embeddings, features, probing
+from .evidence import as_share
 from .training_logs import read_logs
 
 __all__ = ["examine", "gradient_summary"]
@@ -45,7 +46,8 @@ def _branches(cfg: Any, model: Any) -> dict[str, dict[str, float]]:
     found = embeddings.summarise_branches(outcomes, asked)
     branches: dict[str, dict[str, float]] = {}
     for row in found["rows"]:
-        branches.setdefault(row["branch"], {})[row["modalities"]] = row["metrics"][found["metric"]]
+        value = as_share(found["metric"], row["metrics"][found["metric"]])
+        branches.setdefault(row["branch"], {})[row["modalities"]] = value
     return branches
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .evidence import markdown_table
 
-__all__ = ["Column", "render_columns", "spread"]
+__all__ = ["Column", "render", "render_columns", "spread"]
 
 Record = Mapping[str, Any]
 
@@ -24,6 +24,7 @@ class Column:
         digits: after the point.
         signed: show a plus.
         best: larger is better, so that the best rows are bold; False where neither end is better.
+        spread: show the standard deviation over seeds beside the mean.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Column:
     digits: int = 1
     signed: bool = False
     best: bool = True
+    spread: bool = True
 
 
 def spread(values: Sequence[float]) -> tuple[float, float] | None:
@@ -53,8 +55,11 @@ def render_columns(records: Sequence[Record], columns: Sequence[Column], rows: S
         if record["row"] in grouped:
             grouped[record["row"]].append(record)
     for row, members in grouped.items():
-        if len({r["settings"] for r in members}) > 1 or len({r["seed"] for r in members}) < len(members):
-            raise ValueError(f"row {row!r} mixes settings, or holds a seed twice: {[r['seed'] for r in members]}")
+        settings, seeds = {r["settings"] for r in members}, [r["seed"] for r in members]
+        if len(settings) > 1:
+            raise ValueError(f"row {row!r} mixes results of {len(settings)} settings {sorted(settings)}; give one")
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"row {row!r} holds a seed twice: {sorted(seeds)}")
     grouped = {row: members for row, members in grouped.items() if members}
     cells = {
         (row, c.name): spread([v for v in (c.value(r) for r in members) if v is not None])
@@ -70,12 +75,35 @@ def render_columns(records: Sequence[Record], columns: Sequence[Column], rows: S
     return markdown_table(["", *(c.name for c in columns), "n", f"parameters (neck), {unit}"], lines)
 
 
+def render(
+    records: Sequence[Record], columns: Sequence[str], rows: Sequence[str] | None = None, metric: str = "mIoU",
+    scale: float = 1.0, more: Sequence[Column] = (),
+) -> str:
+    """:func:`render_columns` of one metric of the evaluations named by ``columns``, and the seconds of a run.
+
+    Args:
+        columns: names of evaluations; a dash where a row has none of that name.
+        rows: order of the rows; None takes the order of the records.
+        scale: factor of what is shown: 100 for shares to be printed in percent.
+        more: columns after those.
+
+    Raises: as :func:`render_columns`.
+    """
+
+    def reader(name: str) -> Callable[[Record], float | None]:
+        return lambda r: scale * r["metrics"][name][metric] if name in r["metrics"] else None
+
+    seconds = Column("s per run", lambda r: r["train_seconds"] + r["evaluation_seconds"], 0, best=False, spread=False)
+    order = list(dict.fromkeys(r["row"] for r in records)) if rows is None else rows
+    return render_columns(records, [*(Column(name, reader(name)) for name in columns), *more, seconds], order)
+
+
 def _cell(own: tuple[float, float] | None, all_rows: Sequence[tuple[float, float] | None], column: Column) -> str:
     if own is None:
         return "-"
     mean, sd = own
     text = f"{mean:{'+' if column.signed else ''}.{column.digits}f}"
-    text += "" if math.isnan(sd) else f" ± {sd:.{column.digits}f}"
+    text += "" if math.isnan(sd) or not column.spread else f" ± {sd:.{column.digits}f}"
     if not column.best:
         return text
     best = max(entry for entry in all_rows if entry is not None)

@@ -11,11 +11,9 @@ import fcntl
 import gc
 import hashlib
 import json
-import math
 import multiprocessing
 import os
 import re
-import statistics
 import subprocess
 import sys
 import threading
@@ -32,7 +30,7 @@ from typing import Any, TextIO
 import torch
 
 __all__ = [
-    "Job", "Summary", "kept_runner", "kept_weights", "read_results", "render", "run_table", "train_and_evaluate",
+    "Job", "Summary", "kept_runner", "kept_weights", "read_results", "run_table", "train_and_evaluate",
 ]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -480,70 +478,3 @@ def _record_class_iou(metric: Any, counted: dict[str, float]) -> None:
 
 def _parameters(module: torch.nn.Module | None) -> int:
     return 0 if module is None else sum(p.numel() for p in module.parameters())
-
-
-# --- table ---------------------------------------------------------------------------------------
-
-
-def render(
-    records: Sequence[Mapping[str, Any]],
-    columns: Sequence[str],
-    rows: Sequence[str] | None = None,
-    metric: str = "mIoU",
-    scale: float = 1.0,
-) -> str:
-    """Markdown table of ``metric``: mean ± sample standard deviation over seeds, n where it varies.
-
-    Bold: within one standard deviation of the column's best mean (the larger of the two rows').
-
-    Args:
-        columns: names of evaluations; a dash where a row has none of that name.
-        rows: order of the rows; None takes the order of the records.
-        scale: factor of what is shown: 100 for shares to be printed in percent.
-
-    Raises: ValueError if a row mixes results of different settings, or a seed twice.
-    """
-    grouped: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        grouped.setdefault(record["row"], []).append(record)
-    for row, members in grouped.items():
-        settings = sorted({record["settings"] for record in members})
-        if len(settings) > 1:
-            raise ValueError(f"row {row!r} mixes results of {len(settings)} settings {settings}; give one")
-        seeds = [record["seed"] for record in members]
-        if len(set(seeds)) < len(seeds):
-            raise ValueError(f"row {row!r} holds a seed twice: {sorted(seeds)}")
-    order = [row for row in (rows if rows is not None else grouped) if row in grouped]
-
-    def values(row: str, column: str) -> list[float]:
-        return [scale * r["metrics"][column][metric] for r in grouped[row] if column in r["metrics"]]
-
-    cells = {(row, column): _statistics(values(row, column)) for row in order for column in columns}
-    small = max((r["parameters"] for row in order for r in grouped[row]), default=0) < 1e6
-    lines = [
-        f"| | {' | '.join(columns)} | n | parameters (neck), {'thousands' if small else 'M'} | s per run |",
-        "|---|" + "---|" * (len(columns) + 3)]
-    for row in order:
-        shown = [_cell(cells[row, column], [cells[r, column] for r in order]) for column in columns]
-        members = grouped[row]
-        seconds = statistics.fmean(r["train_seconds"] + r["evaluation_seconds"] for r in members)
-        whole, neck = (members[0][key] / (1e3 if small else 1e6) for key in ("parameters", "neck_parameters"))
-        size = f"{whole:.0f} ({neck:.0f})" if small else f"{whole:.1f} ({neck:.2f})"
-        lines.append(f"| {row} | " + " | ".join([*shown, str(len(members)), size, f"{seconds:.0f}"]) + " |")
-    return "\n".join(lines)
-
-
-def _statistics(values: Sequence[float]) -> tuple[float, float] | None:
-    if not values:
-        return None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
-
-
-def _cell(own: tuple[float, float] | None, column: Sequence[tuple[float, float] | None]) -> str:
-    if own is None:
-        return "-"
-    mean, sd = own
-    text = f"{mean:.1f}" if math.isnan(sd) else f"{mean:.1f} ± {sd:.1f}"
-    best = max(entry for entry in column if entry is not None)
-    margin = max((s for s in (sd, best[1]) if not math.isnan(s)), default=0.0)
-    return f"**{text}**" if mean >= best[0] - margin else text

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .table_runs import Job, read_results, render, run_table, train_and_evaluate
+from .table_columns import Column, render
+from .table_runs import Job, read_results, run_table, train_and_evaluate
 
-__all__ = ["add_table_arguments", "fusion_rows", "run_table_tool", "with_and_without_dropout"]
+__all__ = ["add_table_arguments", "fusion_rows", "neck_options", "run_table_tool", "single_modality",
+           "with_and_without_dropout"]
 
 Record = dict[str, Any]
 FUSED = {
@@ -18,13 +20,22 @@ FUSED = {
     "cross-attention": "cross-attention", "SCFAE": "scfae"}
 
 
-def _scfae(norm: str | None, residual: bool, head_reads: str) -> dict[str, Any]:
-    return {"model.neck.norm": norm, "model.neck.residual": residual, "model.neck.head_reads": head_reads}
+def neck_options(**options: Any) -> dict[str, Any]:
+    """Config options of the neck, as a job's overrides."""
+    return {f"model.neck.{key}": value for key, value in options.items()}
+
+
+def single_modality(m: str, channels: int | Sequence[int]) -> dict[str, Any]:
+    """Config options that let one modality alone be read; the other encoders run idle beside it."""
+    return {"model.neck": dict(
+        _delete_=True, type="SingleModality", modality=m, in_channels=channels, out_channels=channels)}
 
 
 SCFAE = {
-    "SCFAE literal": _scfae(None, False, "post"), "SCFAE, no residual": _scfae("layer", False, "post"),
-    "SCFAE, residual": _scfae("layer", True, "post"), "SCFAE": _scfae("layer", True, "post_and_input")}
+    "SCFAE literal": neck_options(norm=None, residual=False, head_reads="post"),
+    "SCFAE, no residual": neck_options(norm="layer", residual=False, head_reads="post"),
+    "SCFAE, residual": neck_options(norm="layer", residual=True, head_reads="post"),
+    "SCFAE": neck_options(norm="layer", residual=True, head_reads="post_and_input")}
 
 
 def add_table_arguments(parser: argparse.ArgumentParser, data_root: str, out: str, holds: str) -> None:
@@ -42,8 +53,8 @@ def add_table_arguments(parser: argparse.ArgumentParser, data_root: str, out: st
 
 def with_and_without_dropout(row: str, options: Mapping[str, Any], p: float) -> list[tuple[str, dict[str, Any]]]:
     """A row without modality dropout and one with it: (name, config options)."""
-    key = "model.neck.modality_dropout"
-    return [(row, {**options, key: 0.0}), (f"{row}, dropout", {**options, key: p})]
+    return [(row, {**options, **neck_options(modality_dropout=0.0)}),
+            (f"{row}, dropout", {**options, **neck_options(modality_dropout=p)})]
 
 
 def fusion_rows(p: float, parameters: int) -> list[tuple[str, str, dict[str, Any]]]:
@@ -75,6 +86,7 @@ def run_table_tool(
     scale: float = 1.0,
     derive: Callable[[Record], Record] | None = None,
     *,
+    more: Sequence[Column] = (),
     draw: Callable[[Sequence[Record]], str] | None = None,
     examine: Callable[[Any, Path], dict[str, Any]] | None = None,
 ) -> int:
@@ -85,6 +97,7 @@ def run_table_tool(
         note: printed below the table.
         metric, scale: see :func:`render`.
         derive: computes more columns from a record before it is rendered.
+        more: see :func:`render`.
         draw: records -> markdown, instead of :func:`render`.
         examine: what else is asked of each trained model, see :func:`train_and_evaluate`.
     """
@@ -103,7 +116,7 @@ def run_table_tool(
         keys = {job.key() for job in table}
         records = [record for record in read_results(args.out) if record["key"] in keys]
         records = records if derive is None else [derive(r) for r in records]
-        print(render(records, columns, names, metric, scale) if draw is None else draw(records))
+        print(render(records, columns, names, metric, scale, more) if draw is None else draw(records))
         print(f"\n{note}\nBold: within one standard deviation of the column's best.")
     if failed:
         print(f"{len(failed)} trainings failed; see {Path(args.out).stem}.failures.jsonl beside {args.out}",

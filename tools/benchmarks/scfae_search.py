@@ -23,16 +23,12 @@ import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything
 import scfae_forms  # noqa: F401  registers its necks, here and in the processes that train
 from features_table import TASKS as FEATURES
 
-from mmfusion_plugin.analysis import Column, Job, add_table_arguments, render_columns, run_table_tool
+from mmfusion_plugin.analysis import Column, Job, add_table_arguments, neck_options, render_columns, run_table_tool
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "recognition"
 METRIC = "acc/fused_top1"
 FOLD = dict(number=4, index=0)
 SEEDS = [100, 101]
-
-
-def neck(**options: Any) -> dict[str, Any]:
-    return {f"model.neck.{key}": value for key, value in options.items()}
 
 
 def head(**options: Any) -> dict[str, Any]:
@@ -46,27 +42,27 @@ def neck_rate(factor: float) -> dict[str, Any]:
 BAR = {"concat + LN, dropout": "concat", "concat, MLP + LN, dropout": "mlp", "gated + LN, dropout": "gated"}
 FORMS: dict[str, dict[str, Any]] = {
     "SCFAE": {},
-    "no residual": neck(residual=False),
-    "head reads Z alone": neck(head_reads="post"),
-    "no reconstruction": neck(recon_weight=0.0),
-    "lambda 0.1": neck(recon_weight=0.1),
-    "target attached": neck(detach_target=False),
-    "no exchange": neck(exchange=False),
-    "n = 1": neck(expansion=1),
-    "width 1/2": neck(width=0.5),
-    "width 1/4": neck(width=0.25),
-    "dropout 0.3": neck(modality_dropout=0.3),
-    "dropout 0.7": neck(modality_dropout=0.7),
-    "learned stand-in": neck(missing_fill="token"),
+    "no residual": neck_options(residual=False),
+    "head reads Z alone": neck_options(head_reads="post"),
+    "no reconstruction": neck_options(recon_weight=0.0),
+    "lambda 0.1": neck_options(recon_weight=0.1),
+    "target attached": neck_options(detach_target=False),
+    "no exchange": neck_options(exchange=False),
+    "n = 1": neck_options(expansion=1),
+    "width 1/2": neck_options(width=0.5),
+    "width 1/4": neck_options(width=0.25),
+    "dropout 0.3": neck_options(modality_dropout=0.3),
+    "dropout 0.7": neck_options(modality_dropout=0.7),
+    "learned stand-in": neck_options(missing_fill="token"),
     "neck's rate x 0.3": neck_rate(0.3),
     "neck's rate x 3": neck_rate(3.0),
     "encoders' rate x 0.3": {"optim_wrapper.paramwise_cfg": dict(custom_keys=dict(backbone=dict(lr_mult=0.3)))},
-    "gated exchange": neck(type="GatedExchangeSCFAE"),
-    "reconstruction from the other": neck(type="OtherReconstructionSCFAE"),
-    "inputs not normalised": neck(norm=None),
+    "gated exchange": neck_options(type="GatedExchangeSCFAE"),
+    "reconstruction from the other": neck_options(type="OtherReconstructionSCFAE"),
+    "inputs not normalised": neck_options(norm=None),
 }
 MORE = {
-    "digit-clips": {"missing neighbour: own": neck(missing_neighbour="own"), "no heads": head(aux_weight=0.0)},
+    "digit-clips": {"missing neighbour: own": neck_options(missing_neighbour="own"), "no heads": head(aux_weight=0.0)},
     "handwritten6": {"heads": head(aux_weight=1.0)}}
 HOLDS = {"digit-clips": "train.txt", "handwritten6": FEATURES["handwritten6"].holds}
 DROPOUT = {"digit-clips": 0.3, "handwritten6": 0.5}
@@ -83,8 +79,8 @@ def validation(name: str) -> dict[str, Any]:
 def jobs(name: str, data_root: str, seeds: Sequence[int]) -> list[Job]:
     """Every row once per seed, row by row within a seed."""
     configs = "{}_small_digit-clips.py" if name == "digit-clips" else "{}_handwritten6.py"
-    dropout = neck(modality_dropout=DROPOUT[name])
-    rows = [(row, config, {**dropout, **neck(norm="layer")}) for row, config in BAR.items()]
+    dropout = neck_options(modality_dropout=DROPOUT[name])
+    rows = [(row, config, {**dropout, **neck_options(norm="layer")}) for row, config in BAR.items()]
     rows += [(row, "scfae", {**dropout, **options}) for row, options in {**FORMS, **MORE[name]}.items()
              if options != dropout]
     paths = {f"{part}_dataloader.dataset.data_root": data_root for part in ("train", "val", "test")}

@@ -1,0 +1,9 @@
+"""Cross-attention, two ResNet-18 and a SegFormer head, NYU Depth v2.
+
+All but the fusion is that of concat, input normalisation and modality dropout included.
+Run: python tools/train.py configs/segmentation/cross-attention_r18-segformer_nyuv2-480x640.py
+Cost: 40k iterations at batch 8, meant for one large GPU.
+Expect: not run here (neither the official data nor pretrained weights were at hand).
+"""
+_base_ = './concat_r18-segformer_nyuv2-480x640.py'
+model = dict(neck=dict(type='CrossAttentionFusion'))
