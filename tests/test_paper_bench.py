@@ -44,8 +44,11 @@ def test_tables_share_trainings_and_every_row_is_one_of_its_own(tool, data):
         assert all(job in jobs for job in tables.jobs(table, data, "DATA", [0]))
         assert set(tables.rows_of(table, tables.TASKS[data])) <= set(rows)
     for job in jobs:
-        neck = job.load_config().model.neck
+        model = job.load_config().model
+        neck = model.neck
         assert MODELS.build(neck) is not None
+        head = model.get("decode_head") or model.cls_head
+        assert neck.out_channels == head.in_channels, job.row
         if neck.type != "SingleModality":
             assert neck.modality_dropout == tables.TASKS[data].dropout, job.row
             assert {m for missing in job.evaluations.values() for m in missing} <= set(neck.modalities)

@@ -183,7 +183,7 @@ def references(task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
 
     def alone(m: str, C: int | Sequence[int]) -> dict[str, Any]:
         if task.single == "single":
-            return neck_options(modality=m, in_channels=C, out_channels=C)
+            return neck_options(modality=m, in_channels=C)  # projected to the width that the head reads
         return single_modality(m, C)
 
     return {f"{m} alone": (task.single, alone(m, C)) for m, C in task.widths.items()}
