@@ -105,6 +105,8 @@ class SCFAEAuxiliary(SCFAE):
     Source: Hazarika et al. 2020 (MISA) and Cheng et al. 2023 (VFD) as the paper's rows 2 and 3 of Table 6 name them.
     """
 
+    pointwise = False  # the losses read means over positions
+
     def __init__(
         self,
         *args,

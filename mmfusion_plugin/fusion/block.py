@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .contract import FusionOutput, check_batch, check_in_channels, check_modalities
 from .masking import MissingFill, ModalityDropout
+from .row_blocks import Block, join_rows, split_rows
 
 __all__ = ["FusionBlock"]
 
@@ -28,6 +29,8 @@ class FusionBlock(nn.Module, ABC):
     Shapes: feats {m: (B, C_m)} or any other rank of the contract, available {m: (B,)} bool.
     Raises: ValueError for wrong names, widths or shapes, or a sample without any modality.
     """
+
+    pointwise = True  # each position's result comes from that position alone
 
     def __init__(
         self,
@@ -57,7 +60,19 @@ class FusionBlock(nn.Module, ABC):
     ) -> FusionOutput:
         available = self.check(feats, available)
         available = self.modality_dropout(available)
-        return self.fuse(self.missing_fill(feats, available), available)
+        feats = self.missing_fill(feats, available)
+        blocks = split_rows(feats, available) if self.pointwise else []
+        return self.fuse_blocks(blocks, feats) if blocks else self.fuse(feats, available)
+
+    def fuse_blocks(self, blocks: Sequence[Block], feats: Mapping[str, Tensor]) -> FusionOutput:
+        """:meth:`fuse` of ``feats``, a block of positions at a time; for methods without losses."""
+        outs = [self.fuse(*block) for block in blocks]
+        like = feats[self.modalities[0]]
+        sizes = [len(out.fused) for out in outs]
+        means = {
+            name: sum(size * out.diagnostics[name] for size, out in zip(sizes, outs)) / sum(sizes)
+            for name in outs[0].diagnostics}
+        return FusionOutput(join_rows([out.fused for out in outs], like), diagnostics=means)
 
     def check(
         self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None

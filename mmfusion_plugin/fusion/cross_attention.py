@@ -76,6 +76,7 @@ class CrossAttentionFusion(FusionBlock):
         if D % num_heads:
             raise ValueError(f"embed_channels={D} is not divisible by num_heads={num_heads}")
         self.scope = scope
+        self.pointwise = scope == "position"
         self._out_channels = out_channels or max(self.in_channels.values())
         self.norm = InputNorm(self.in_channels, norm)
         self.embed = nn.ModuleDict({m: ChannelLinear(C, D) for m, C in self.in_channels.items()})

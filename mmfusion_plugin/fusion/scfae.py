@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from .block import FusionBlock
 from .contract import FusionOutput, channel_axis, expand_mask, positions, where_there
 from .layers import ChannelLinear, InputNorm, SwiGLU, channels_last, make_norm
+from .row_blocks import Block, join_rows
 
 __all__ = ["SCFAE"]
 
@@ -187,7 +188,23 @@ class SCFAE(FusionBlock):
         return self._out_channels
 
     def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
-        V = {m: channels_last(feats[m]) for m in self.modalities}
+        fused, compared = self._fuse({m: channels_last(feats[m]) for m in self.modalities}, available)
+        return self._output(fused, compared, positions(feats[self.modalities[0]]).numel())
+
+    def fuse_blocks(self, blocks: Sequence[Block], feats: Mapping[str, Tensor]) -> FusionOutput:
+        like = feats[self.modalities[0]]
+        fused, compared = zip(*(self._fuse(*block) for block in blocks))
+        joined = {}
+        for m in compared[0]:
+            distance_BP, similarity_BP, counted_BP = (
+                torch.cat(rows).view(len(like), -1) for rows in zip(*(block[m] for block in compared)))
+            joined[m] = distance_BP.sum(1), similarity_BP.sum(1), counted_BP[:, 0]
+        return self._output(join_rows(fused, like), joined, positions(like).numel())
+
+    def _fuse(
+        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
+        """What the head reads; by modality what :meth:`_compare` finds, {} without a reconstruction."""
         if self.with_cp and torch.is_grad_enabled():
             Z, Z_post = checkpoint(self._states, V, available, use_reentrant=False)
         else:
@@ -199,16 +216,24 @@ class SCFAE(FusionBlock):
             read += [normed[m] for m in self.modalities]
         fused = self.readout(torch.cat(read, channel_axis(read[0])))
         if self.recon_weight == 0:
-            return FusionOutput(fused)
+            return fused, {}
+        return fused, {
+            m: self._compare(V[m], *self._reconstruction(m, Z, Z_post, available)) for m in self.modalities}
 
+    def _output(
+        self, fused: Tensor, compared: Mapping[str, tuple[Tensor, Tensor, Tensor]], places: int
+    ) -> FusionOutput:
+        """Eq. 5 and 6: the mean over available samples and all ``places`` of each."""
+        if not compared:
+            return FusionOutput(fused)
         total, diagnostics, per_sample = 0.0, {}, {}
-        for m in self.modalities:
-            distance_B, similarity_B, number = self._compare(V[m], *self._reconstruction(m, Z, Z_post, available))
+        for m, (distance_B, similarity_B, counted_B) in compared.items():
+            number = counted_B.sum().clamp(min=1) * places
             distance = distance_B.sum() / number
             total = total + distance
             diagnostics[f"fusion.recon_similarity.{m}"] = similarity_B.sum() / number
             diagnostics[f"fusion.recon_distance.{m}"] = distance
-            per_sample[f"fusion.recon_distance.{m}"] = distance_B / positions(V[m]).numel()
+            per_sample[f"fusion.recon_distance.{m}"] = distance_B / places
         return FusionOutput(fused, {"fusion.loss_recon": self.recon_weight * total}, diagnostics, per_sample)
 
     def _reconstruction(
@@ -285,14 +310,13 @@ class SCFAE(FusionBlock):
 
     def _compare(self, V: Tensor, recon: Tensor, available_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Distance by ``recon_metric`` and cosine similarity of V_m and its reconstruction, each (B,), a sum over
-        positions that is exactly 0, in the graph, where m is missing; and how many positions are available."""
+        positions that is exactly 0, in the graph, where m is missing; and ``available_B``."""
         axis = channel_axis(V)
         target = V.detach() if self.detach_target else V
         if target.dtype != torch.float64:  # half precision cannot hold a norm of large features
             target, recon = target.float(), recon.float()
         speaks = target.detach().norm(dim=axis, keepdim=True) > SILENT
         counts = expand_mask(available_B, V) & (speaks | (self.recon_metric == "mse"))
-        number = available_B.sum().clamp(min=1) * positions(V).numel()
         # masked before the metric: the gradient of the cosine is 7.5e7 at V = 0
         target = where_there(counts, target, 1.0)
         recon = where_there(counts, recon, 1.0)
@@ -303,8 +327,8 @@ class SCFAE(FusionBlock):
         distance = torch.where(counts, distance, 0.0)
         cosine = torch.where(counts, cosine.detach(), 0.0)
         if counts.ndim == 1:
-            return distance, cosine, number
-        return distance.flatten(1).sum(1), cosine.flatten(1).sum(1), number
+            return distance, cosine, available_B
+        return distance.flatten(1).sum(1), cosine.flatten(1).sum(1), available_B
 
     def _widths(self, width: float | Mapping[str, float] | None) -> dict[str, int]:
         """w_m by modality: channels (int) or a ratio of l_m (float)."""

@@ -1,0 +1,89 @@
+"""Large maps a block of positions at a time: the same result, loss, diagnostics and gradients as in one piece."""
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from mmfusion_plugin.fusion import FUSIONS, SCFAE, row_blocks
+from mmfusion_plugin.fusion.row_blocks import join_rows, split_rows
+
+WIDTHS = dict(a=6, b=8, c=4)
+SHAPES = {"vectors": (37,), "sequences": (3, 11), "maps": (3, 5, 7), "clips": (2, 3, 4, 5)}
+FORMS = {
+    "SCFAE": {}, "SCFAE inputs beside": dict(residual=True, head_reads="post_and_input"),
+    "SCFAE light": dict(width=0.5), "SCFAE literal, mse": dict(norm=None, recon_metric="mse", detach_target=False),
+    "SCFAE checkpointed": dict(with_cp=True), "SCFAE, learned stand-in": dict(missing_fill="token"),
+    "SCFAE without reconstruction": dict(recon_weight=0.0),
+    "ConcatFusion": dict(norm="layer"), "SumFusion": dict(reduce="mean"), "MLPFusion": {}, "GatedFusion": {},
+    "FiLMFusion": {}, "CrossAttentionFusion": dict(num_heads=2, embed_channels=4)}
+
+
+def features(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    axes = {m: (shape[0], C, *shape[1:]) if len(shape) > 2 else (*shape, C) for m, C in WIDTHS.items()}
+    return {m: torch.randn(axis, dtype=torch.float64, requires_grad=True) for m, axis in axes.items()}
+
+
+def run(block, feats, available, rows, monkeypatch):
+    monkeypatch.setattr(row_blocks, "ROWS", rows)
+    out = block(feats, available)
+    block.zero_grad()
+    torch.manual_seed(2)
+    losses = sum(out.losses.values())
+    ((out.fused * torch.randn(out.fused.shape, dtype=torch.float64)).sum() + losses).backward()
+    grads = {name: p.grad.clone() for name, p in block.named_parameters() if p.grad is not None}
+    grads.update({m: x.grad.clone() for m, x in feats.items()})
+    for x in feats.values():
+        x.grad = None
+    return out, grads
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_blocks_give_what_the_whole_gives(form, shape, monkeypatch):
+    torch.manual_seed(0)
+    block = FUSIONS[form.split()[0].strip(",")](list(WIDTHS), WIDTHS, out_channels=5, **FORMS[form]).double()
+    feats = features(SHAPES[shape])
+    available = {m: torch.ones(len(x), dtype=torch.bool) for m, x in feats.items()}
+    available["b"][0] = False
+    whole, expected = run(block, feats, available, sys.maxsize, monkeypatch)
+    parts, found = run(block, feats, available, 8, monkeypatch)
+    assert parts.fused.shape == whole.fused.shape
+    torch.testing.assert_close(parts.fused, whole.fused)
+    for what in ("losses", "diagnostics", "per_sample"):
+        torch.testing.assert_close(getattr(parts, what), getattr(whole, what))
+    torch.testing.assert_close(found, expected)
+
+
+def test_only_large_batches_are_cut_and_into_equal_blocks(monkeypatch):
+    feats = {m: x.detach() for m, x in features((3, 5, 7)).items()}
+    available = {m: torch.tensor([True, False, True]) for m in feats}
+    assert split_rows(feats, available) == []
+    monkeypatch.setattr(row_blocks, "ROWS", 40)
+    blocks = split_rows(feats, available)
+    assert [len(x["a"]) for x, _ in blocks] == [35, 35, 35], "3 x 35 positions, not 40, 40 and 25"
+    assert [bool(mask["b"].all()) for _, mask in blocks] == [True, False, True]
+    torch.testing.assert_close(join_rows([x["c"] for x, _ in blocks], feats["c"]), feats["c"])
+
+
+def test_what_reads_across_positions_is_never_cut(monkeypatch):
+    monkeypatch.setattr(row_blocks, "ROWS", 8)
+    feats = {m: x.detach().float() for m, x in features((2, 5, 7)).items()}
+    for block in (FUSIONS["CrossAttentionFusion"](list(WIDTHS), WIDTHS, embed_channels=4, scope="global"),
+                  FUSIONS["SCFAEAuxiliary"](list(WIDTHS), WIDTHS)):
+        monkeypatch.setattr(type(block), "fuse_blocks", None)
+        assert block(feats).fused.shape[2:] == (5, 7)
+
+
+def test_compilers_see_the_whole_map(monkeypatch):
+    monkeypatch.setattr(row_blocks, "ROWS", 8)
+    block = SCFAE(list(WIDTHS), WIDTHS).eval()
+    feats = {m: x.detach().float() for m, x in features((2, 5, 7)).items()}
+    monkeypatch.setattr(SCFAE, "fuse_blocks", None)
+    with torch.no_grad():
+        compiled = torch.compile(block, backend="eager", fullgraph=True)(feats).fused
+        assert compiled.shape == (2, block.out_channels, 5, 7)
+        with pytest.raises(TypeError, match="not callable"):
+            block(feats)
