@@ -12,7 +12,7 @@ from mmfusion_plugin.fusion.contract import channel_axis
 from mmfusion_plugin.fusion.layers import ChannelLinear
 from mmfusion_plugin.models import FusionNeck
 
-__all__ = ["GatedExchangeSCFAE", "OtherReconstructionSCFAE"]
+__all__ = ["GatedExchangeSCFAE", "GatedOtherSCFAE", "OtherReconstructionSCFAE"]
 
 
 class GatedExchange(SCFAE):
@@ -50,6 +50,10 @@ class OtherReconstruction(SCFAE):
         return self.P_recon[m](alone), available[m] & available[self.neighbour[m]]
 
 
+class GatedOther(GatedExchange, OtherReconstruction):
+    """Both."""
+
+
 @MODELS.register_module()
 class GatedExchangeSCFAE(FusionNeck):
     """Neck of :class:`GatedExchange` blocks."""
@@ -62,3 +66,10 @@ class OtherReconstructionSCFAE(FusionNeck):
     """Neck of :class:`OtherReconstruction` blocks."""
 
     block = OtherReconstruction
+
+
+@MODELS.register_module()
+class GatedOtherSCFAE(FusionNeck):
+    """Neck of :class:`GatedOther` blocks."""
+
+    block = GatedOther

@@ -59,11 +59,16 @@ FORMS: dict[str, dict[str, Any]] = {
     "encoders' rate x 0.3": {"optim_wrapper.paramwise_cfg": dict(custom_keys=dict(backbone=dict(lr_mult=0.3)))},
     "gated exchange": neck_options(type="GatedExchangeSCFAE"),
     "reconstruction from the other": neck_options(type="OtherReconstructionSCFAE"),
+    "gated exchange, reconstruction from the other": neck_options(type="GatedOtherSCFAE"),
     "inputs not normalised": neck_options(norm=None),
 }
 MORE = {
     "digit-clips": {"missing neighbour: own": neck_options(missing_neighbour="own"), "no heads": head(aux_weight=0.0)},
-    "handwritten6": {"heads": head(aux_weight=1.0)}}
+    "handwritten6": {
+        "heads": head(aux_weight=1.0),
+        "heads, reconstruction from the other": {
+            **head(aux_weight=1.0), **neck_options(type="OtherReconstructionSCFAE")},
+        "heads, both": {**head(aux_weight=1.0), **neck_options(type="GatedOtherSCFAE")}}}
 HOLDS = {"digit-clips": "train.txt", "handwritten6": FEATURES["handwritten6"].holds}
 DROPOUT = {"digit-clips": 0.3, "handwritten6": 0.5}
 
