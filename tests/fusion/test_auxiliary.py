@@ -60,6 +60,21 @@ def test_the_bound_is_the_mean_over_all_pairs_and_leaves_its_own_network_alone()
     assert all(g.abs().sum() > 0 for g in torch.autograd.grad(found, [x, y]))
 
 
+def test_information_is_never_negative():
+    """Below 0 the bound would only lead encoders away from its network."""
+    bound = ClubBound(2, 2)
+    torch.nn.init.eye_(bound.q[0].weight)
+    torch.nn.init.zeros_(bound.q[0].bias)
+    with torch.no_grad():
+        bound.q[2].weight.copy_(torch.cat([torch.eye(2), torch.zeros(2, 2)]))
+        bound.q[2].bias.zero_()
+    x = torch.eye(2)
+    assert bound(x, x)[0] > 0.1, "q says y = x"
+    swapped = x.flip(0).requires_grad_()
+    found = bound(x, swapped)[0]
+    assert found == 0 and not torch.autograd.grad(found, swapped)[0].any()
+
+
 def test_a_fitted_bound_finds_dependence_and_lets_independence_be():
     torch.manual_seed(0)
     x, noise = torch.randn(512, 1), torch.randn(512, 1)
