@@ -20,6 +20,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from mmfusion_plugin.engine.whole_files import replace_file
+
 from .media import (
     DamagedMedia,
     EmptyStream,
@@ -34,7 +36,7 @@ from .media import (
 
 __all__ = [
     "SOUNDS", "VIDEOS", "Clip", "ConversionError", "check_clip", "check_clips", "class_key", "count_reasons",
-    "find_files", "load_class_list", "read_lines", "refuse_existing", "replace_file", "report_text", "table",
+    "find_files", "load_class_list", "read_lines", "refuse_existing", "report_text", "table",
     "write_list",
 ]
 
@@ -243,14 +245,6 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
         raise ConversionError(f"{there[:5]} exist already; nothing is overwritten without --overwrite")
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def report_text(title: str, facts: Mapping[str, object], dropped: Mapping[str, int], body: str) -> str:

@@ -29,6 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mmfusion_plugin.engine.whole_files import replace_file
+
 from .clip_lists import (
     SOUNDS,
     VIDEOS,
@@ -39,7 +41,6 @@ from .clip_lists import (
     find_files,
     read_lines,
     refuse_existing,
-    replace_file,
     report_text,
     table,
     write_list,

@@ -20,7 +20,9 @@ import av
 import cv2
 import numpy as np
 
-from .clip_lists import REASONS, SOUNDS, VIDEOS, ConversionError, count_reasons, read_lines, replace_file
+from mmfusion_plugin.engine.whole_files import replace_file
+
+from .clip_lists import REASONS, SOUNDS, VIDEOS, ConversionError, count_reasons, read_lines
 from .datasets import AudioVisualDataset
 from .frame_folders import FRAME, MANIFEST, read_manifest
 from .media import FrameIndex, MediaError, NoStream, frame_index, read_frames, read_sound, write_wav

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mmfusion_plugin.engine.whole_files import replace_file
+
 from .clip_lists import (
     SOUNDS,
     VIDEOS,
@@ -25,7 +27,6 @@ from .clip_lists import (
     find_files,
     load_class_list,
     refuse_existing,
-    replace_file,
     report_text,
     table,
     write_list,

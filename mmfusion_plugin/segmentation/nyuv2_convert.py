@@ -8,7 +8,6 @@ beside HDF5's cache of at most ``CACHE`` bytes per array.
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 
 from mmfusion_plugin.engine.mat_files import MatFile, MatFileError
+from mmfusion_plugin.engine.whole_files import replace_file
 
 __all__ = ["ConversionError", "Options", "Report", "convert"]
 
@@ -96,9 +96,9 @@ def convert(mat: str | Path, splits: str | Path, mapping: str | Path, out: str |
         _write_frames(source, str(mat), to40, options, out, progress, report)
     _verify(out, frames)
     for name, indices in (("train.txt", train), ("test.txt", test)):
-        _replace(out / name, "".join(f"RGB/{i:04d}.png\n" for i in indices).encode())
+        replace_file(out / name, "".join(f"RGB/{i:04d}.png\n" for i in indices))
     if report.written or not (out / "report.json").is_file():
-        _replace(out / "report.json", json.dumps(asdict(report), indent=1).encode())
+        replace_file(out / "report.json", json.dumps(asdict(report), indent=1))
     return report
 
 
@@ -252,7 +252,7 @@ def _claim(out: Path, spec: dict) -> None:
         raise ConversionError(f"{out} is not empty and no conversion of ours; choose another folder")
     for folder in FOLDERS:
         (out / folder).mkdir(parents=True, exist_ok=True)
-    _replace(path, json.dumps(spec).encode())
+    replace_file(path, json.dumps(spec))
 
 
 def _checksum(*numbers: list[int]) -> int:
@@ -279,14 +279,7 @@ def _write(path: Path, image: np.ndarray) -> None:
     done, data = cv2.imencode(".png", np.ascontiguousarray(image))
     if not done:
         raise OSError(f"cannot encode {path}")
-    _replace(path, data.tobytes())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write whole or not at all: a killed run leaves no half file under the final name."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    replace_file(path, data.tobytes())
 
 
 def _verify(out: Path, frames: int) -> None:
