@@ -51,8 +51,8 @@ class ClubBound(nn.Module):
 
     I(x; y) <= E log q(y_i | x_i) - E log q(y_j | x_i) while q is close to the true conditional, so two losses: the
     bound, which does not train q, and q's own negative log likelihood, which trains nothing else. Information is never
-    negative: below 0 the difference shows that q has fallen behind, and counts as 0. Minimised further, encoders run away
-    from q without end (six views, three seeds: accuracy 50 with everything there, chance with half of it).
+    negative: below 0 the difference shows that q has fallen behind, and counts as 0. Minimised further, encoders run
+    away from q without end (six views, three seeds: accuracy 50 with everything there, chance with half of it).
 
     Shapes: x (B, C), y (B, D) -> (bound, fit), both ().
     Source: CLUB in its variational form, Cheng et al., ICML 2020.
