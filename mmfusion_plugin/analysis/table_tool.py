@@ -58,13 +58,14 @@ def with_and_without_dropout(row: str, options: Mapping[str, Any], p: float) -> 
 
 
 def fusion_rows(p: float, parameters: int) -> list[tuple[str, str, dict[str, Any]]]:
-    """Seven fusions with plain and with normalised inputs, SCFAE in four forms, each without and with dropout p.
+    """Seven fusions with plain and with normalised inputs, SCFAE in four forms, each without and with dropout p, and
+    SCFAE with dropout that reconstructs from what it received alone.
 
     Args:
         p: share of samples that modality dropout strikes.
         parameters: of SCFAE's neck; a normalised MLP as large is one more row.
 
-    Returns: (row, first word of the config's name, config options) of 34 rows.
+    Returns: (row, first word of the config's name, config options) of 35 rows.
     """
     rows = []
     for row, config in FUSED.items():
@@ -74,7 +75,8 @@ def fusion_rows(p: float, parameters: int) -> list[tuple[str, str, dict[str, Any
             variants["concat, large MLP + LN"] = {"model.neck.norm": "layer", "model.neck.match_params": parameters}
         for variant, options in variants.items():
             rows += [(label, config, more) for label, more in with_and_without_dropout(variant, options, p)]
-    return rows
+    received = {**SCFAE["SCFAE"], **neck_options(recon_reads="received", modality_dropout=p)}
+    return [*rows, ("SCFAE, received, dropout", "scfae", received)]
 
 
 def run_table_tool(

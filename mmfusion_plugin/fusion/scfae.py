@@ -27,6 +27,7 @@ METRICS = ("cosine", "mse")
 READS = ("post", "pre", "post_and_input")
 NEIGHBOURS = ("zeros", "own", "next")
 BRANCHES = ("full", "shared", "specific")
+SOURCES = ("both", "received")
 SILENT = 1e-6  # a feature vector of smaller norm has no direction to reconstruct
 
 
@@ -65,6 +66,9 @@ class SCFAE(FusionBlock):
         recon_weight: lambda of Eq. 6. 0 leaves the reconstruction out altogether.
         recon_metric: ``cosine`` (1 - cosine similarity; Eq. 5 prints the similarity itself, whose
             minimisation would be the wrong way round) or ``mse`` (Table 9).
+        recon_reads: what the reconstruction of V_m reads: ``both`` parts of Z_m, as published, or ``received``, the
+            neighbour's alone, which therefore has to carry what m needs (a second pass of SwiGLU_post; counted where
+            both modalities are there). Not in the paper; better with modalities missing (README).
         norm: ``layer`` puts a LayerNorm before both SwiGLUs; None is the literal form.
         residual: add the input of each SwiGLU to its output.
         head_reads: Z after (``post``) or before (``pre``) SwiGLU_post, or Z after it and, beside it, the encoders'
@@ -110,6 +114,7 @@ class SCFAE(FusionBlock):
         shared_ratio: float | Mapping[str, float] = 0.5,
         recon_weight: float = 1.0,
         recon_metric: str = "cosine",
+        recon_reads: str = "both",
         norm: str | None = "layer",
         residual: bool = False,
         head_reads: str = "post",
@@ -126,6 +131,7 @@ class SCFAE(FusionBlock):
             modalities, in_channels, missing_fill=missing_fill, modality_dropout=modality_dropout
         )
         _check_choice("recon_metric", recon_metric, METRICS)
+        _check_choice("recon_reads", recon_reads, SOURCES)
         _check_choice("head_reads", head_reads, READS)
         _check_choice("missing_neighbour", missing_neighbour, NEIGHBOURS)
         _check_choice("branch", branch, BRANCHES)
@@ -139,6 +145,7 @@ class SCFAE(FusionBlock):
             raise ValueError(f"out_channels must be a positive integer or None, got {out_channels!r}")
         self.recon_weight = recon_weight
         self.recon_metric = recon_metric
+        self.recon_reads = recon_reads
         self.head_reads = head_reads
         self.missing_neighbour = missing_neighbour
         self.detach_target = detach_target
@@ -240,7 +247,14 @@ class SCFAE(FusionBlock):
         self, m: str, Z: Mapping[str, Tensor], Z_post: Mapping[str, Tensor], available: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """What Eq. 5 compares with V_m, and in which samples (B,)."""
-        return self.P_recon[m](Z_post[m]), available[m]
+        if self.recon_reads == "both":
+            return self.P_recon[m](Z_post[m]), available[m]
+        own = self.P_specific[m].out_features
+        received = Z[m].narrow(channel_axis(Z[m]), own, Z[m].shape[channel_axis(Z[m])] - own)
+        silent = torch.zeros_like(Z[m].narrow(channel_axis(Z[m]), 0, own))
+        alone = self.post[m](torch.cat([silent, received], channel_axis(received)))
+        # a missing neighbour has sent nothing to reconstruct from
+        return self.P_recon[m](alone), available[m] & available[self.neighbour[m]]
 
     def _states(
         self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]

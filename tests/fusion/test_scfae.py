@@ -534,3 +534,20 @@ def test_any_widths_ranks_and_numbers_of_modalities(widths, rank, ratio, expansi
         assert out.fused.shape[axis] == block.out_channels
         assert torch.isfinite(out.fused).all()
         assert 0 <= out.losses["fusion.loss_recon"] <= 2 * len(named)
+
+
+def test_a_reconstruction_from_what_was_received_reads_the_neighbour_alone():
+    names, widths = ["a", "b", "c"], dict(a=6, b=8, c=10)
+    torch.manual_seed(0)
+    feats = {m: torch.randn(5, C) for m, C in widths.items()}
+    plain, other = SCFAE(names, widths), SCFAE(names, widths, recon_reads="received")
+    other.load_state_dict(plain.state_dict())
+    assert torch.equal(other(feats).fused, plain(feats).fused)
+    distance = "fusion.recon_distance.a"
+    known = other(feats).per_sample[distance]
+    sent = other({**feats, "b": feats["b"].flip(0)}).per_sample[distance]
+    changed = other({**feats, "c": feats["c"].flip(0)}).per_sample[distance]
+    assert not torch.allclose(known, sent) and torch.equal(known, changed), "a reconstructs from what b sends"
+    there = {m: torch.ones(5, dtype=torch.bool) for m in names}
+    there["b"] = torch.tensor([True, False, True, True, True])
+    assert other(feats, there).per_sample[distance][1] == 0

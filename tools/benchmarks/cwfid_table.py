@@ -2,7 +2,7 @@
 
     python tools/benchmarks/cwfid_table.py --data-root data/cwfid --out results/cwfid.jsonl --render
 
-16 rows x 3 seeds = 48 trainings, two side by side on one thread each. Resumable: kill it and run the
+17 rows x 3 seeds = 51 trainings, two side by side on one thread each. Resumable: kill it and run the
 same command again. Two cores, nothing else running: estimated 75 to 85 minutes. --normalised adds sum, concat,
 gated and cross-attention with LayerNorm on their inputs, each with and without modality dropout: 8 rows,
 24 trainings, half as long again. Every row is the model after the last iteration: no checkpoint is
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmfusion_plugin.analysis import Job, add_table_arguments, run_table_tool, with_and_without_dropout
+from mmfusion_plugin.analysis import Job, add_table_arguments, neck_options, run_table_tool, with_and_without_dropout
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "segmentation"
 EVALUATIONS = {"complete": [], "without red": ["red"], "without nir": ["nir"]}
@@ -44,6 +44,8 @@ def jobs(
         for variant, options in variants.items():
             rows += [(label, name, more, EVALUATIONS)
                      for label, more in with_and_without_dropout(variant, options, DROPOUT)]
+    received = neck_options(recon_reads="received", modality_dropout=DROPOUT)
+    rows.append(("SCFAE, received, dropout", "scfae", received, EVALUATIONS))
     return [
         Job(row, str(CONFIGS / f"{name}_r18-segformer_cwfid.py"), seed, {**schedule, **options}, paths,
             evaluations, channels_last)

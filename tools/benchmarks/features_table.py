@@ -3,8 +3,9 @@
     python tools/benchmarks/features_table.py handwritten6 --data-root data/handwritten6 --render
     python tools/benchmarks/features_table.py cmu-mosi --data-root data/cmu_mosi --render
 
-34 rows x 3 seeds = 102 trainings, two side by side on one thread each. Resumable: kill it and run the same command
-again. Every row is the model after the last epoch.
+35 rows x 3 seeds = 105 trainings, two side by side on one thread each. Resumable: kill it and run the same command
+again. Every row is the model after the last epoch. The encoders of CMU-MOSI have a classifier each; on the six views
+five rows more have them, too.
 """
 from __future__ import annotations
 
@@ -20,6 +21,8 @@ from mmfusion_plugin.analysis import Job, add_table_arguments, fusion_rows, run_
 CONFIGS = Path(__file__).parents[2] / "configs" / "recognition"
 METRIC = "acc/fused_top1"
 DROPOUT = 0.5
+HEADED = ("concat + LN, dropout", "concat, MLP + LN, dropout", "gated + LN, dropout", "SCFAE, dropout",
+          "SCFAE, received, dropout")
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,22 @@ TASKS = {
 }
 
 
+def with_heads(rows: Sequence[tuple[str, str, dict]]) -> list[tuple[str, str, dict]]:
+    """The rows of :data:`HEADED`, each encoder with a classifier of its own."""
+    return [(f"{row}, heads", config, {**options, "model.cls_head.aux_weight": 1.0})
+            for row, config, options in rows if row in HEADED]
+
+
 def jobs(name: str, data_root: str, seeds: Sequence[int]) -> list[Job]:
     """Jobs of the whole table, row by row within a seed: an interrupted run holds whole seeds first."""
     task = TASKS[name]
     paths = {f"{part}_dataloader.dataset.data_root": data_root for part in ("train", "val", "test")}
     evaluations = {"complete": [], **task.without, **task.more, **task.alone}
+    rows = fusion_rows(DROPOUT, task.scfae_parameters)
+    rows += with_heads(rows) if name == "handwritten6" else []
     return [
         Job(row, str(CONFIGS / f"{config}_{name}.py"), seed, options, paths, evaluations)
-        for seed in seeds for row, config, options in fusion_rows(DROPOUT, task.scfae_parameters)]
+        for seed in seeds for row, config, options in rows]
 
 
 def with_means(task: Task, record: dict) -> dict:

@@ -5,7 +5,7 @@
     python tools/benchmarks/official_table.py kinetics-sound --data-root data/kinetics400 --workers 1 --render
 
 The configs' own encoders and schedules (two ResNet-18; 40k iterations on NYU Depth v2, 100 epochs on the clips), each
-modality alone, and the fusions without and with modality dropout: 18 rows on pictures, 36 on clips, x 3 seeds.
+modality alone, and the fusions without and with modality dropout: 18 rows on pictures, 37 on clips, x 3 seeds.
 --rows takes a choice of them. Resumable. Every row is the model after the last iteration: nothing is picked on the
 test part. Run at toy length alone so far: no copy of the data was at hand. Nothing that others have published stands
 beside these rows: no two share encoders' weights, splits and schedules. The papers' own tables: udml_table.py.

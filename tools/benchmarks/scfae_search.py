@@ -58,8 +58,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "neck's rate x 3": neck_rate(3.0),
     "encoders' rate x 0.3": {"optim_wrapper.paramwise_cfg": dict(custom_keys=dict(backbone=dict(lr_mult=0.3)))},
     "gated exchange": neck_options(type="GatedExchangeSCFAE"),
-    "reconstruction from the other": neck_options(type="OtherReconstructionSCFAE"),
-    "gated exchange, reconstruction from the other": neck_options(type="GatedOtherSCFAE"),
+    "reconstruction from the other": neck_options(recon_reads="received"),
+    "gated exchange, reconstruction from the other": neck_options(type="GatedExchangeSCFAE", recon_reads="received"),
     "inputs not normalised": neck_options(norm=None),
 }
 MORE = {
@@ -67,8 +67,8 @@ MORE = {
     "handwritten6": {
         "heads": head(aux_weight=1.0),
         "heads, reconstruction from the other": {
-            **head(aux_weight=1.0), **neck_options(type="OtherReconstructionSCFAE")},
-        "heads, both": {**head(aux_weight=1.0), **neck_options(type="GatedOtherSCFAE")}}}
+            **head(aux_weight=1.0), **neck_options(recon_reads="received")},
+        "heads, both": {**head(aux_weight=1.0), **neck_options(type="GatedExchangeSCFAE", recon_reads="received")}}}
 HOLDS = {"digit-clips": "train.txt", "handwritten6": FEATURES["handwritten6"].holds}
 DROPOUT = {"digit-clips": 0.3, "handwritten6": 0.5}
 
