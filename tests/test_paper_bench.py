@@ -227,6 +227,8 @@ def test_a_distance_is_in_the_larger_spread_and_no_smaller_than_the_floor(tool):
     assert found["noisy"]["c"] == pytest.approx(2 / math.sqrt(8)) and found["poor"]["c"] == pytest.approx(2 / 0.5)
     lines = ranking.ranking({"one": found, "two": {"poor": {"d": 0.0}, "good": {"d": 1.5}}})
     assert [(row, worst, near) for row, worst, _, near, _ in lines] == [("good", 1.5, 1), ("poor", 4.0, 1)]
+    heads = ranking.ranking({"one": {"a": {"c": 3.0}, "a, heads": {"c": 0.5}}, "two": {"a": {"d": 1.0}}})
+    assert [(row, worst) for row, worst, *_ in heads] == [("a", 1.0)]
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ SHAPES = {"vectors": (37,), "sequences": (3, 11), "maps": (3, 5, 7), "clips": (2
 FORMS = {
     "SCFAE": {}, "SCFAE inputs beside": dict(residual=True, head_reads="post_and_input"),
     "SCFAE light": dict(width=0.5), "SCFAE literal, mse": dict(norm=None, recon_metric="mse", detach_target=False),
-    "SCFAE checkpointed": dict(with_cp=True), "SCFAE received": dict(recon_reads="received"), "SCFAE, learned stand-in": dict(missing_fill="token"),
+    "SCFAE checkpointed": dict(with_cp=True), "SCFAE received": dict(recon_reads="received"),
+    "SCFAE, learned stand-in": dict(missing_fill="token"),
     "SCFAE without reconstruction": dict(recon_weight=0.0),
     "ConcatFusion": dict(norm="layer"), "SumFusion": dict(reduce="mean"), "MLPFusion": {}, "GatedFusion": {},
     "FiLMFusion": {}, "CrossAttentionFusion": dict(num_heads=2, embed_channels=4)}

@@ -5,7 +5,8 @@
 Reads results/{digit_clips,handwritten6,cmu_mosi,cwfid}.jsonl and trains nothing. A distance is (best mean - own mean)
 over the larger of the two standard deviations over seeds, at least --floor points: three runs that agree by luck are no
 yardstick. A row is shown with its worst column in each table; the recommended preset is the row that has the smallest
-worst distance over all, among the rows that every table holds.
+worst distance over all, among the rows that every table holds. Where a table has a row both without and with a
+classifier for each encoder ("heads"), as the other data sets' configs have one, the latter stands for it.
 """
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ from mmfusion_plugin.analysis import Job, read_results, spread
 from mmfusion_plugin.analysis.evidence import markdown_table
 
 SEEDS = (0, 1, 2)
+HEADS = ", heads"
 ACCURACY = "acc/fused_top1"
 Record = dict[str, Any]
 Distances = dict[str, dict[str, float]]  # row -> column -> distance
@@ -75,12 +77,19 @@ def distances(scores: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequ
     return found
 
 
+def headed(rows: Distances) -> Distances:
+    """Rows with heads in the place of those without."""
+    plain = {row: of for row, of in rows.items() if not row.endswith(HEADS)}
+    return {**plain, **{row.removesuffix(HEADS): of for row, of in rows.items() if row.endswith(HEADS)}}
+
+
 def ranking(found: Mapping[str, Distances]) -> list[tuple[str, float, float, int, int]]:
     """(row, worst distance, mean distance, columns within one, columns), best first, of rows that every table holds."""
-    common = set.intersection(*(set(rows) for rows in found.values())) if found else set()
+    alike = [headed(rows) for rows in found.values()]
+    common = set.intersection(*map(set, alike)) if alike else set()
     lines = []
     for row in common:
-        values = [d for table in found.values() for d in table[row].values()]
+        values = [d for rows in alike for d in rows[row].values()]
         lines.append((row, max(values), statistics.fmean(values), sum(d <= 1 for d in values), len(values)))
     return sorted(lines, key=lambda line: line[1:3])
 
