@@ -25,13 +25,14 @@ Block = tuple[dict[str, Tensor], dict[str, Tensor]]  # features (N, C_m) and ava
 def split_rows(feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> list[Block]:
     """Positions of all samples in a row, cut into equal blocks of at most :data:`ROWS`; [] where one block would do.
 
-    On a processor and in plain eager mode alone: compilers and exporters must see the maps, and a GPU wants them whole.
+    On a processor, in single precision or better and in plain eager mode alone: compilers and exporters must see the
+    maps, a GPU wants them whole, and in bfloat16 they are half as large (measured: 0.9 to 1.15 times as long in blocks).
 
     Shapes: feats {m: (B, C_m) or any other rank of the contract}, all with the same positions; available {m: (B,)}.
     """
     first = next(iter(feats.values()))
     number = first.numel() // first.shape[channel_axis(first)]
-    if number <= ROWS or not all(plain_eager(x) and x.device.type == "cpu" for x in feats.values()):
+    if number <= ROWS or torch.is_autocast_enabled("cpu") or not all(map(_served, feats.values())):
         return []
     each = math.ceil(number / math.ceil(number / ROWS))
     names, per_sample = list(feats), math.prod(positions(first))
@@ -46,6 +47,10 @@ def join_rows(blocks: Sequence[Tensor], like: Tensor) -> Tensor:
     """Blocks (N, D) -> the positions of ``like``, with D channels where ``like`` has its own."""
     rows = torch.cat(list(blocks))
     return rows.view(len(like), *positions(like), -1).movedim(-1, channel_axis(like))
+
+
+def _served(x: Tensor) -> bool:
+    return plain_eager(x) and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def _rows(x: Tensor) -> Tensor:

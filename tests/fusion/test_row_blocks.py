@@ -69,6 +69,16 @@ def test_only_large_batches_are_cut_and_into_equal_blocks(monkeypatch):
     torch.testing.assert_close(join_rows([x["c"] for x, _ in blocks], feats["c"]), feats["c"])
 
 
+def test_half_precision_is_fused_whole(monkeypatch):
+    monkeypatch.setattr(row_blocks, "ROWS", 8)
+    feats = {m: x.detach().float() for m, x in features((3, 5, 7)).items()}
+    available = {m: torch.ones(3, dtype=torch.bool) for m in feats}
+    assert split_rows(feats, available)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert split_rows(feats, available) == []
+    assert split_rows({m: x.bfloat16() for m, x in feats.items()}, available) == []
+
+
 def test_what_reads_across_positions_is_never_cut(monkeypatch):
     monkeypatch.setattr(row_blocks, "ROWS", 8)
     feats = {m: x.detach().float() for m, x in features((2, 5, 7)).items()}
