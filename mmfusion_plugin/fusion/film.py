@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .block import FusionBlock
-from .contract import FusionOutput, channel_axis, expand_mask
+from .contract import FusionOutput, channel_axis, expand_mask, where_there
 from .layers import ChannelLinear, InputNorm, channels_last
 
 __all__ = ["FiLMFusion"]
@@ -67,7 +67,7 @@ class FiLMFusion(FusionBlock):
         total = 0.0
         for m in self.modalities:
             counts = expand_mask(self._summed(m, available), feats[m])
-            total = total + torch.where(counts, self.project[m](self._modulate(m, feats, available)), 0.0)
+            total = total + where_there(counts, self.project[m](self._modulate(m, feats, available)), 0.0)
         return FusionOutput(total)
 
     def _conditions(self, m: str) -> list[str]:
@@ -85,7 +85,7 @@ class FiLMFusion(FusionBlock):
         scale, shift = 1.0, 0.0
         for c, linear in self.film[m].items():
             mask = expand_mask(available[c], feats[c])
-            gamma, beta = torch.where(mask, linear(feats[c]), 0.0).chunk(2, channel_axis(feats[c]))
+            gamma, beta = where_there(mask, linear(feats[c]), 0.0).chunk(2, channel_axis(feats[c]))
             scale = scale * (1 + gamma)
             shift = shift + beta
         return feats[m] * scale + shift

@@ -74,12 +74,13 @@ class NoiseEstimator(nn.Module):
             raise ValueError(
                 f"the estimator reads {self.levels} levels, got {len(log_variances)} of sigma and {len(mus)} of mu"
             )
+        if self.detach:  # first of all: no graph is kept of maps that nobody goes back through
+            log_variances, mus = ([x.detach() for x in maps] for maps in (log_variances, mus))
         parts = [_pooled((0.5 * x.float()).exp()) for x in log_variances]
         if self.reads_mean:
             parts += [_pooled(mu.float().abs()) for mu in mus]
         # the logarithm evens out the scale; a LayerNorm would take away the level common to all channels
         parts = [x.clamp(min=SMALLEST).log() for x in parts]
-        parts = [x.detach() for x in parts] if self.detach else parts
         if self.scale is not None:
             S = self.scale.mean_NC.shape[1]
             if statistics is None or statistics.shape[1] != S:

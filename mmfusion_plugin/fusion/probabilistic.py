@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .contract import expand_mask
+from .contract import channel_axis, expand_mask
 from .layers import ChannelBatchNorm, ChannelLinear, channels_last, make_norm
 
 __all__ = ["ProbabilisticEmbedding", "kl_to_noise"]
@@ -46,7 +46,10 @@ class ProbabilisticEmbedding(nn.Module):
         """mu + epsilon sigma in training, mu in evaluation."""
         if not self.training:
             return mu
-        return mu + torch.randn_like(mu) * (0.5 * log_variance).exp()
+        # drawn in the order of memory: torch fills other orders value by value, ten times as slowly
+        axis = channel_axis(mu)
+        epsilon = torch.randn_like(mu.movedim(axis, -1), memory_format=torch.contiguous_format).movedim(-1, axis)
+        return mu + epsilon * (0.5 * log_variance).exp()
 
 
 def kl_to_noise(mu: Tensor, log_variance: Tensor, level_B: Tensor) -> Tensor:

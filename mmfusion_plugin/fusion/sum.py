@@ -3,11 +3,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from .block import FusionBlock
-from .contract import FusionOutput, expand_mask
+from .contract import FusionOutput, expand_mask, where_there
 from .layers import ChannelLinear, InputNorm, channels_last
 
 __all__ = ["SumFusion"]
@@ -55,6 +54,6 @@ class SumFusion(FusionBlock):
         total, count = 0.0, 0.0
         for m in self.modalities:
             mask = expand_mask(available[m], feats[m])
-            total = total + torch.where(mask, self.project[m](channels_last(feats[m])), 0.0)
+            total = total + where_there(mask, self.project[m](channels_last(feats[m])), 0.0)
             count = count + mask.to(feats[m].dtype)
         return FusionOutput(total / count if self.reduce == "mean" else total)

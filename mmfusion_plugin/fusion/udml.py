@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contract import FusionOutput, check_modalities, expand_mask
+from .contract import FusionOutput, check_modalities, expand_mask, where_there
 from .dependency import Dependency
 from .input_statistics import NUM_STATISTICS
 from .modes import evaluating
@@ -302,7 +302,7 @@ class UDML(nn.Module):
             available = {m: torch.ones(B, dtype=torch.bool, device=device) for m in self.modalities}
         # before any arithmetic: NaN x 0 is NaN
         pyramid = {
-            m: tuple(torch.where(expand_mask(available[m], x), x, 0.0) for x in pyramid[m]) for m in self.modalities}
+            m: tuple(where_there(expand_mask(available[m], x), x, 0.0) for x in pyramid[m]) for m in self.modalities}
         z, mus, log_variances = self._embed(pyramid)
         grid = self.grid(feats)
         # with a grid its cells are samples: of their picture's availability and level
