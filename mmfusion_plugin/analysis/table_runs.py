@@ -33,7 +33,10 @@ __all__ = [
     "Job", "Summary", "kept_runner", "kept_weights", "read_results", "run_table", "train_and_evaluate",
 ]
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# read once, when a process starts: one thread, and glibc keeps what is freed, as engine.memory says
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
 
 
 @dataclass(frozen=True)
@@ -255,8 +258,8 @@ class _Pool:
         self.workers: dict[connection.Connection, Any] = {}
 
     def start(self, number: int) -> None:
-        before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))  # read once, when a process loads torch
+        before = {name: os.environ.get(name) for name in ENVIRONMENT}
+        os.environ.update(ENVIRONMENT)
         try:
             for _ in range(number):
                 ours, theirs = self.context.Pipe()

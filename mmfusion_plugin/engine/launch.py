@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 
 from .checkpoint_files import CheckpointError
+from .memory import keep_freed_memory
 
 __all__ = [
     "UsageError", "add_common_arguments", "add_evidence_arguments", "build_runner", "draw_predictions",
@@ -34,6 +35,7 @@ class UsageError(ValueError):
 
 def run_tool(main: Callable[[], None], *errors: type[Exception]) -> None:
     """Run a tool's ``main``. A :class:`UsageError`, a bad checkpoint or one of ``errors``: a line on stderr, exit 2."""
+    keep_freed_memory()
     try:
         main()
     except (UsageError, CheckpointError, *errors) as error:

@@ -1,0 +1,31 @@
+"""What a processor's allocator does with large tensors."""
+from __future__ import annotations
+
+import ctypes
+import os
+
+import torch
+
+__all__ = ["keep_freed_memory"]
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc hand out again what is freed, large blocks too, instead of returning them to the system.
+
+    By default every tensor above 32 MiB is a mapping of its own, which the system fills with zeros page by page each
+    time: 7 to 14 % of a training step of two ResNet-18 on 480x640 pictures. The process keeps its peak instead of
+    giving back what it does not need at the moment.
+
+    Returns: whether it took effect; not with a GPU, with another C library, or where the environment sets
+        ``MALLOC_MMAP_MAX_``, ``MALLOC_MMAP_THRESHOLD_`` or ``MALLOC_TRIM_THRESHOLD_`` itself.
+    """
+    asked = any(f"MALLOC_{key}_" in os.environ for key in ("MMAP_MAX", "MMAP_THRESHOLD", "TRIM_THRESHOLD"))
+    if asked or torch.cuda.is_available():
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
