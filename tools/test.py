@@ -18,6 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="config file")
     parser.add_argument("checkpoint", help="checkpoint file")
     launch.add_common_arguments(parser)
+    launch.add_channels_last_argument(parser)
     parser.add_argument("--missing", nargs="+", default=[], metavar="MODALITY",
                         help="withhold these modalities from every sample")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation, as the config defines it")
@@ -33,6 +34,8 @@ def main() -> None:
     args = parse_args()
     launch.existing(args.checkpoint, "checkpoint")
     cfg = launch.load_config(args)
+    if args.channels_last:
+        launch.use_channels_last(cfg)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         launch.draw_predictions(cfg, args.show, args.show_dir, args.wait_time)

@@ -3,9 +3,10 @@ from .checkpoint import SafeCheckpointHook
 from .checkpoint_files import CheckpointError
 from .gradients import GradientAnalysisHook
 from .guarded_optim import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteError
+from .memory import ChannelsLastHook
 from .schedule import FusionScheduleHook
 
 __all__ = [
-    "CheckpointError", "FusionScheduleHook", "GradientAnalysisHook", "GuardedAmpOptimWrapper", "GuardedOptimWrapper",
-    "NonFiniteError", "SafeCheckpointHook",
+    "ChannelsLastHook", "CheckpointError", "FusionScheduleHook", "GradientAnalysisHook", "GuardedAmpOptimWrapper",
+    "GuardedOptimWrapper", "NonFiniteError", "SafeCheckpointHook",
 ]

@@ -23,9 +23,9 @@ from .checkpoint_files import CheckpointError
 from .memory import keep_freed_memory
 
 __all__ = [
-    "UsageError", "add_common_arguments", "add_evidence_arguments", "build_runner", "draw_predictions",
-    "dump_predictions", "existing", "load_checkpoint", "load_config", "progress", "run_tool", "save_label_maps",
-    "use_amp", "use_tta", "withhold",
+    "UsageError", "add_channels_last_argument", "add_common_arguments", "add_evidence_arguments", "build_runner",
+    "draw_predictions", "dump_predictions", "existing", "load_checkpoint", "load_config", "progress", "run_tool",
+    "save_label_maps", "use_amp", "use_channels_last", "use_tta", "withhold",
 ]
 
 
@@ -55,6 +55,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
                         help="job launcher (tools/dist_train.sh sets it)")
     # torch.distributed.launch passes it with a hyphen since torch 2.0.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_channels_last_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--channels-last", action="store_true",
+                        help="lay convolutions out channels-last: on a processor about 0.9 of the time a step")
 
 
 def add_evidence_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,6 +130,13 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.merge_from_dict(args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg
+
+
+def use_channels_last(cfg: Config) -> None:
+    """Add ChannelsLastHook, once."""
+    hooks = cfg.get("custom_hooks") or []
+    if not any(hook.get("type") == "ChannelsLastHook" for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type="ChannelsLastHook")]
 
 
 def use_amp(cfg: Config) -> None:
