@@ -93,8 +93,8 @@ class SCFAEAuxiliary(SCFAE):
     Args:
         auxiliary: ``contrastive``: shared parts of every two modalities agree (:func:`contrastive_loss`);
             ``mutual_information``: the shared part of each modality tells nothing of its specific part
-            (:class:`ClubBound`); ``orthogonality``: neither correlates with the other, nor do the specific parts of two
-            modalities (:func:`orthogonality_loss`).
+            (:class:`ClubBound`, of normalised parts); ``orthogonality``: neither correlates with the other, nor do the
+            specific parts of two modalities (:func:`orthogonality_loss`).
         auxiliary_weight: of the mean over pairs of parts.
         recon_weight: of the reconstruction beside it, 0 by default.
         options: see :class:`SCFAE`.
@@ -160,8 +160,11 @@ class SCFAEAuxiliary(SCFAE):
         pairs = []
         for m in self.modalities:
             bound = self.bounds[m]
+            # information does not depend on scale, the bound does: unnormalised, parts grew until its gradient was
+            # 1e12 times the task's
+            shared, specific = (F.layer_norm(x, x.shape[1:]) for x in (parts[m]["shared"], parts[m]["specific"]))
             pairs.append(_over_usable(
-                lambda x, y, bound=bound: torch.stack(bound(x, y)), parts[m]["shared"], parts[m]["specific"],
+                lambda x, y, bound=bound: torch.stack(bound(x, y)), shared, specific,
                 available[m], available[self.neighbour[m]]))
             # without a usable sample the bound's parameters still need a gradient: distributed training waits for it
             idle = sum((p * 0).sum() for p in bound.parameters())
