@@ -25,7 +25,9 @@ def job(folder: Path, row: str = "a", seed: int = 0, **overrides: object) -> Job
 def fake(job: Job, folder: Path) -> dict:
     """Counts its calls in a file per job; does what the row's name says."""
     print(f"training {job.row}")
-    with open(folder / "calls", "a") as file:
+    assert not list(folder.iterdir()), "what a killed run logged is not this run's"
+    (folder / "log").touch()
+    with open(f"{folder}.calls", "a") as file:
         file.write("x")
     if job.row == "raises":
         raise RuntimeError("no such sensor")
@@ -42,7 +44,7 @@ def run(jobs: list[Job], results: Path, **options: object):
 
 
 def calls(results: Path) -> int:
-    return sum(len(path.read_text()) for path in results.parent.glob("*_runs/*/calls"))
+    return sum(len(path.read_text()) for path in results.parent.glob("*_runs/*.calls"))
 
 
 def test_a_second_call_trains_only_what_is_new(tmp_path):

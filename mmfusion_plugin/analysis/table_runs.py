@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -332,7 +333,8 @@ def _work(pipe: connection.Connection, run_job: RunJob, folder: Path) -> None:
             return
         key, job = given
         name = _folder_name(job, key)
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / name, ignore_errors=True)  # logs of a run that was killed are not this run's
+        (folder / name).mkdir(parents=True)
         with _output_to(folder / f"{name}.log"):
             try:
                 answer = run_job(job, folder / name), None
