@@ -18,7 +18,7 @@ def keep_freed_memory() -> bool:
     """Let glibc hand out again what is freed, large blocks too, instead of returning them to the system.
 
     By default every tensor above 32 MiB is a mapping of its own, which the system fills with zeros page by page each
-    time: 7 to 14 % of a training step of two ResNet-18 on 480x640 pictures. The process keeps its peak instead of
+    time: 4 to 15 % of a training step of two ResNet-18 on 480x640 pictures. The process keeps its peak instead of
     giving back what it does not need at the moment.
 
     Returns: whether it took effect; not with a GPU, with another C library, or where the environment sets

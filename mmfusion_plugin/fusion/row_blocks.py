@@ -1,8 +1,9 @@
-"""Large maps a block of positions at a time: what stays in a processor's cache need not be fetched again. Plain torch.
+"""Large maps a block of positions at a time: no tensor is so wide that the system has to map it anew. Plain torch.
 
-Every method that fuses position by position gives the same result so. On an AMD EPYC (1 MiB of second-level cache a
-core), two maps of 64x120x160 in a batch of 4 take SCFAE 0.63 times as long forward and 0.70 in a training step; and
-without gradients the widest activations exist for one block at a time.
+Every method that fuses position by position gives the same result so. On an AMD EPYC, two maps of 64x120x160 in a batch
+of 4 take SCFAE 0.69 times as long forward and 0.73 in a training step; where freed memory is kept
+(engine.memory.keep_freed_memory) the whole is as fast. Without gradients the widest activations exist for one block at
+a time.
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from .layers import channels_last
 
 __all__ = ["ROWS", "Block", "join_rows", "split_rows"]
 
-ROWS = 8192  # 4096 to 16384 were measured level; fewer pay for torch's calls
+ROWS = 8192  # 4096 to 16384 were level; fewer pay for torch's calls
 
 Block = tuple[dict[str, Tensor], dict[str, Tensor]]  # features (N, C_m) and availability (N,) of N positions
 
