@@ -143,7 +143,7 @@ def test_columns_have_their_own_digits_signs_and_bold_rows():
     assert lines[0] == "|  | score | cosine | n | parameters (neck), thousands |"
     assert lines[2:] == [f"| b | **+9.2 ± {math.sqrt(0.125):.1f}** | - | 2 | 2 (0) |",
                          f"| a | +2.0 ± {math.sqrt(2):.1f} | 0.000 ± {math.sqrt(0.5):.3f} | 2 | 2 (0) |"]
-    with pytest.raises(ValueError, match="row 'a' mixes settings"):
+    with pytest.raises(ValueError, match="row 'a' holds a seed twice"):
         render_columns([*records, records[0]], columns, ["a"])
 
 
