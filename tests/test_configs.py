@@ -125,7 +125,7 @@ def test_the_commented_pretrained_lines_are_valid_config(tmp_path):
     for path in LEAVES:
         if "nyuv2-480x640" not in path.stem:
             continue
-        text = path.read_text().replace("'../_base_", f"'{CONFIGS}/_base_")
+        text = path.read_text().replace("'../_base_", f"'{CONFIGS}/_base_").replace("'./", f"'{path.parent}/")
         text = re.sub(r"^    # (?!Pretrained encoders)", "    ", text, flags=re.M)
         (tmp_path / path.name).write_text(text)
         encoders = Config.fromfile(tmp_path / path.name).model.backbone.backbones

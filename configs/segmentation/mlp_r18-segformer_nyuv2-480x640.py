@@ -5,14 +5,10 @@ Run: python tools/train.py configs/segmentation/mlp_r18-segformer_nyuv2-480x640.
 Cost: 40k iterations at batch 8, meant for one large GPU.
 Expect: not run here (neither the official data nor pretrained weights were at hand).
 """
-_base_ = [
-    '../_base_/default_runtime.py', '../_base_/data/nyuv2.py', '../_base_/models/rgbd_r18_segformer.py',
-    '../_base_/schedules/poly_40k.py']
+_base_ = './concat_r18-segformer_nyuv2-480x640.py'
 model = dict(
-    data_preprocessor=dict(size=(480, 640)),
     # Pretrained encoders, as every published number has (needs the network):
     # backbone=dict(backbones=dict(
     #     rgb=dict(init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnet18_v1c')),
     #     depth=dict(init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnet18_v1c')))),
-    neck=dict(type='MLPFusion', norm='layer', modality_dropout=0.3),
-    decode_head=dict(num_classes=40))
+    neck=dict(type='MLPFusion'))
