@@ -34,10 +34,9 @@ __all__ = [
     "Job", "Summary", "kept_runner", "kept_weights", "read_results", "run_table", "train_and_evaluate",
 ]
 
-# read once, when a process starts: one thread, and glibc keeps what is freed, as engine.memory says
-ENVIRONMENT = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
+# read once, when a process starts
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}  # glibc keeps what is freed: engine.memory
 
 
 @dataclass(frozen=True)
@@ -259,8 +258,10 @@ class _Pool:
         self.workers: dict[connection.Connection, Any] = {}
 
     def start(self, number: int) -> None:
-        before = {name: os.environ.get(name) for name in ENVIRONMENT}
-        os.environ.update(ENVIRONMENT)
+        before = {name: os.environ.get(name) for name in (*THREADS, *MEMORY)}
+        os.environ.update(THREADS)
+        if not any(name.startswith("MALLOC_") for name in os.environ):  # the user's own settings stay
+            os.environ.update(MEMORY)
         try:
             for _ in range(number):
                 ours, theirs = self.context.Pipe()
@@ -272,7 +273,7 @@ class _Pool:
         finally:
             for name, value in before.items():
                 if value is None:
-                    del os.environ[name]
+                    os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
 

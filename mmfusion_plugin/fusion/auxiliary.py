@@ -160,8 +160,7 @@ class SCFAEAuxiliary(SCFAE):
         pairs = []
         for m in self.modalities:
             bound = self.bounds[m]
-            # information does not depend on scale, the bound does: unnormalised, parts grew until its gradient was
-            # 1e12 times the task's
+            # information does not depend on scale, the bound does: growing parts must not lower it
             shared, specific = (F.layer_norm(x, x.shape[1:]) for x in (parts[m]["shared"], parts[m]["specific"]))
             pairs.append(_over_usable(
                 lambda x, y, bound=bound: torch.stack(bound(x, y)), shared, specific,
