@@ -186,7 +186,9 @@ def _tiny(neck):
     return dict(small, out_channels=tiny, **({"match_params": 3000} if "match_params" in neck else {}))
 
 
-def test_a_row_of_udmls_table_trains_on_crema_d_and_the_papers_figure_stands_beside_it(tool, tmp_path):
+@pytest.fixture
+def crema(tmp_path):
+    """Four clips in the layout of CREMA-D."""
     import numpy as np
 
     pytest.importorskip("av")
@@ -202,18 +204,33 @@ def test_a_row_of_udmls_table_trains_on_crema_d_and_the_papers_figure_stands_bes
     for part in ("train", "test"):
         (root / f"usual_{part}.txt").write_text("".join(
             f"{i}.mp4 {emotion}\n" for i, emotion in enumerate(emotions)))
-    udml = tool("udml_table")
-    task = udml.TASKS["crema-d"]
-    job = next(job for job in udml.jobs(task, str(root), [0]) if job.row == "PE dynamic")
+    return root
+
+
+def two_epochs(job: Job, evaluations) -> Job:
     loader = {f"{part}_dataloader.{key}": value for part in ("train", "val", "test")
               for key, value in (("num_workers", 0), ("persistent_workers", False), ("batch_size", 2))}
-    job = replace(job, overrides={**job.overrides, **loader, "train_cfg.max_epochs": 2, "train_cfg.val_interval": 2},
-                  evaluations={name: job.evaluations[name] for name in ("clean", "audio occluded", "visual 14")})
-    record = train_and_evaluate(job, tmp_path / "run")
+    return replace(job, overrides={**job.overrides, **loader, "train_cfg.max_epochs": 2, "train_cfg.val_interval": 2},
+                   evaluations={name: job.evaluations[name] for name in evaluations})
+
+
+def test_a_row_of_udmls_table_trains_on_crema_d_and_the_papers_figure_stands_beside_it(tool, crema, tmp_path):
+    udml = tool("udml_table")
+    task = udml.TASKS["crema-d"]
+    job = next(job for job in udml.jobs(task, str(crema), [0]) if job.row == "PE dynamic")
+    record = train_and_evaluate(two_epochs(job, ("clean", "audio occluded", "visual 14")), tmp_path / "run")
     assert record["iterations"] == 4 and len(record["metrics"]) == 3
     records = [dict(record, row="PE dynamic", seed=seed, settings=job.settings()) for seed in (0, 1)]
     table = render(records, ["clean"], None, task.metric, task.scale, udml.paper(task)).splitlines()
     assert table[0].startswith("|  | clean | clean, in the paper | s per run |") and "| 65.8 |" in table[2]
+
+
+@pytest.mark.parametrize(("row", "evaluations"), [
+    ("visual only", ["complete"]), ("SCFAE, received, dropout", ["complete", "without audio"])])
+def test_rows_of_the_table_of_fusions_train_on_crema_d(tool, crema, tmp_path, row, evaluations):
+    job = next(job for job in tool("official_table").jobs("crema-d", str(crema), [0]) if job.row == row)
+    record = train_and_evaluate(two_epochs(job, evaluations), tmp_path / "run")
+    assert record["iterations"] == 4 and list(record["metrics"]) == evaluations
 
 
 # --- choosing a preset ---------------------------------------------------------------------------

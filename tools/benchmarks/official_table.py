@@ -7,8 +7,9 @@
 The configs' own encoders and schedules (two ResNet-18; 40k iterations on NYU Depth v2, 100 epochs on the clips), each
 modality alone, and the fusions without and with modality dropout: 18 rows on pictures, 37 on clips, x 3 seeds.
 --rows takes a choice of them. Resumable. Every row is the model after the last iteration: nothing is picked on the
-test part. Run at toy length alone so far: no copy of the data was at hand. Nothing that others have published stands
-beside these rows: no two share encoders' weights, splits and schedules. The papers' own tables: udml_table.py.
+test part. So far CREMA-D's rows alone have been trained, at toy length: no copy of the data was at hand. Nothing that
+others have published stands beside these rows: no two share encoders' weights, splits and schedules. The papers' own
+tables: udml_table.py.
 """
 from __future__ import annotations
 

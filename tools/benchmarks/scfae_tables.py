@@ -19,9 +19,9 @@ Rows are trainings; a training that several tables show is run once, and all tha
 is there. So the results file is the data set's (results/scfae_DATA.jsonl), and a table is a choice of rows and columns.
 Every row has the same encoders, schedule and modality dropout and is the model after the last epoch. Resumable: kill
 it and run the same command again. On pictures SCFAE is the light form of the configs, its literal row the full width,
-and probes are 1x1 convolutions. nyuv2-half, nyuv2, crema-d and kinetics-sound want a GPU and have been run at toy
-length alone. The paper's own data (FakeAVCeleb, ActivityNet, CMU-MOSEI) are other ones, so none of its figures stands
-beside these.
+and probes are 1x1 convolutions. nyuv2-half, nyuv2, crema-d and kinetics-sound want a GPU; so far nyuv2-half alone
+has been trained, at toy length. The paper's own data (FakeAVCeleb, ActivityNet, CMU-MOSEI) are other ones, so none of
+its figures stands beside these.
 """
 from __future__ import annotations
 

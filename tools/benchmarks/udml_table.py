@@ -13,8 +13,9 @@ UDML default is without each of its parts: 5 rows more.
 
     python tools/benchmarks/udml_table.py {crema-d,kinetics-sound,nyuv2} --data-root DIR --workers 1 --ablations
 
-The data of the paper's own tables, for a GPU: its figures stand beside the clean ones. They have been run at toy length
-alone. The paper's models are not ours to the letter: it states neither encoders' weights nor schedule for NYU Depth v2.
+The data of the paper's own tables, for a GPU: its figures stand beside the clean ones. So far CREMA-D's alone has been
+trained, at toy length. The paper's models are not ours to the letter: it states neither encoders' weights nor schedule
+for NYU Depth v2.
 """
 from __future__ import annotations
 
