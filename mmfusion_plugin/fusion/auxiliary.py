@@ -133,6 +133,8 @@ class SCFAEAuxiliary(SCFAE):
 
     def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
         output = super().fuse(feats, available)
+        if self.fused_only:
+            return output
         parts = {
             m: {kind: _vectors(x) for kind, x in found.items()} for m, found in self.parts(feats, available).items()}
         found = AUXILIARY[self.auxiliary](self, parts, available)

@@ -31,6 +31,7 @@ class FusionBlock(nn.Module, ABC):
     """
 
     pointwise = True  # each position's result comes from that position alone
+    fused_only = False  # see modes.fused_only
 
     def __init__(
         self,

@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -194,6 +193,10 @@ class SCFAE(FusionBlock):
     def out_channels(self) -> int:
         return self._out_channels
 
+    @property
+    def _reconstructs(self) -> bool:
+        return self.recon_weight > 0 and not self.fused_only
+
     def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
         fused, compared = self._fuse({m: channels_last(feats[m]) for m in self.modalities}, available)
         return self._output(fused, compared, positions(feats[self.modalities[0]]).numel())
@@ -211,7 +214,7 @@ class SCFAE(FusionBlock):
     def _fuse(
         self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
-        """What the head reads; by modality what :meth:`_compare` finds, {} without a reconstruction."""
+        """What the head reads; by modality what :meth:`_compare` finds, {} where nothing is reconstructed."""
         if self.with_cp and torch.is_grad_enabled():
             Z, Z_post = checkpoint(self._states, V, available, use_reentrant=False)
         else:
@@ -222,7 +225,7 @@ class SCFAE(FusionBlock):
             normed = self.input_norm(V, available)
             read += [normed[m] for m in self.modalities]
         fused = self.readout(torch.cat(read, channel_axis(read[0])))
-        if self.recon_weight == 0:
+        if not self._reconstructs:
             return fused, {}
         return fused, {
             m: self._compare(V[m], *self._reconstruction(m, Z, Z_post, available)) for m in self.modalities}
@@ -262,6 +265,8 @@ class SCFAE(FusionBlock):
         """Z_m before and after SwiGLU_post."""
         parts = self._exchange(V, available)
         Z = {m: self._recompose(**parts[m]) for m in self.modalities}
+        if self.head_reads == "pre" and not self._reconstructs:
+            return Z, {}
         return Z, {m: stage(Z[m]) for m, stage in self.post.items()}
 
     def parts(
@@ -329,13 +334,15 @@ class SCFAE(FusionBlock):
         target = V.detach() if self.detach_target else V
         if target.dtype != torch.float64:  # half precision cannot hold a norm of large features
             target, recon = target.float(), recon.float()
-        speaks = target.detach().norm(dim=axis, keepdim=True) > SILENT
-        counts = expand_mask(available_B, V) & (speaks | (self.recon_metric == "mse"))
+        size = target.norm(dim=axis, keepdim=True)
+        counts = expand_mask(available_B, V) & ((size.detach() > SILENT) | (self.recon_metric == "mse"))
         # masked before the metric: the gradient of the cosine is 7.5e7 at V = 0
-        target = where_there(counts, target, 1.0)
-        recon = where_there(counts, recon, 1.0)
+        target, recon = where_there(counts, target, 1.0), where_there(counts, recon, 1.0)
+        size = where_there(counts, size, math.sqrt(target.shape[axis]))
+        # not F.cosine_similarity: on maps it writes both normalised, which takes twice as long
+        sizes = size.clamp(min=SILENT) * recon.norm(dim=axis, keepdim=True).clamp(min=SILENT)
+        cosine = ((target * recon).sum(axis, keepdim=True) / sizes).squeeze(axis)
         counts = counts.squeeze(axis)
-        cosine = F.cosine_similarity(target, recon, dim=axis, eps=SILENT)
         distance = 1 - cosine if self.recon_metric == "cosine" else (target - recon).square().mean(axis)
         # and after it: 1 - cos(1, 1) is 5e-7 in float32
         distance = torch.where(counts, distance, 0.0)

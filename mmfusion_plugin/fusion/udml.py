@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .contract import FusionOutput, check_modalities, expand_mask, where_there
 from .dependency import Dependency
 from .input_statistics import NUM_STATISTICS
-from .modes import evaluating
+from .modes import evaluating, fused_only
 from .noise_estimator import NoiseEstimator, noise_loss
 from .novelty import KnownNoise, Novelty, check_signals
 from .probabilistic import ProbabilisticEmbedding, kl_to_noise
@@ -432,7 +432,7 @@ class UDML(nn.Module):
         """{m: (B,)}: how badly the inner fusion reconstructs m at equal weights, a mean over levels."""
         equal = {m: tuple(self._weighted(x.detach(), torch.ones_like(available[m])) for x in mus[m])
                  for m in self.modalities}
-        with evaluating(self.inner):
+        with evaluating(self.inner), fused_only(self.inner, only=False):
             found = self.inner({m: x[0] if single else x for m, x in equal.items()}, available).per_sample
         residuals = {}
         for m in self.modalities:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
-from mmfusion_plugin.fusion.modes import evaluating
+from mmfusion_plugin.fusion.modes import evaluating, fused_only
 from mmfusion_plugin.fusion.novelty import disagreement
 from mmfusion_plugin.fusion.weighting import correct_probability
 
@@ -44,7 +44,7 @@ def predictions_alone(
     For samples that lack m, the rows say nothing: mask them.
     """
     logits = {}
-    with evaluating(neck, *heads.modules):
+    with evaluating(neck, *heads.modules), fused_only(neck):
         for m in neck.modalities:
             first = feats[m] if isinstance(feats[m], Tensor) else feats[m][0]
             B, device = len(first), first.device

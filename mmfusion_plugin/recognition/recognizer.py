@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
 from mmfusion_plugin.fusion.contract import channel_axis, expand_mask
+from mmfusion_plugin.fusion.modes import fused_only
 from mmfusion_plugin.models import SingleModality
 from mmfusion_plugin.models.availability import availability, check_neck, fuse, noise_levels, statistics_of
 from mmfusion_plugin.models.schedule import check_progress
@@ -266,7 +267,8 @@ class FusionRecognizer(BaseRecognizer):
             return self._fuse(*known, self._statistics(streams, views, known[0]))
 
     def predict(self, inputs: Mapping[str, Tensor], data_samples: list, **kwargs) -> list:
-        feats, _ = self.extract_feat(inputs, data_samples=data_samples, test_mode=True)
+        with fused_only(self.neck):
+            feats, _ = self.extract_feat(inputs, data_samples=data_samples, test_mode=True)
         return self.cls_head.predict(feats, data_samples)
 
     def forward(self, inputs: Mapping[str, Tensor], data_samples: list | None = None, mode: str = "tensor", **kwargs):
@@ -276,7 +278,8 @@ class FusionRecognizer(BaseRecognizer):
         return super().forward(inputs, data_samples, mode, **kwargs)
 
     def _forward(self, inputs: Mapping[str, Tensor], stage: str = "head", data_samples: list | None = None) -> dict:
-        return self.extract_feat(inputs, stage=stage, data_samples=data_samples, test_mode=not self.training)[0]
+        with fused_only(self.neck):
+            return self.extract_feat(inputs, stage=stage, data_samples=data_samples, test_mode=not self.training)[0]
 
     def _flatten(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Views into the batch: ({m: what the encoder takes}, {m: views per sample, frames included})."""

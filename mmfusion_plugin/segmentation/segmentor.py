@@ -11,6 +11,7 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
+from mmfusion_plugin.fusion.modes import fused_only
 from mmfusion_plugin.models.availability import availability, check_neck, fuse, noise_levels, statistics_of
 from mmfusion_plugin.models.schedule import check_progress
 from mmfusion_plugin.models.unimodal import Heads, check_own_heads, evaluating, update_dependency, update_gain
@@ -84,7 +85,8 @@ class FusionEncoderDecoder(EncoderDecoder):
 
     def extract_feat(self, inputs: Tensor, metas: Sequence[Mapping] | None = None) -> tuple[Tensor, ...]:
         """Fused pyramid that the decode head reads. ``metas`` None: every modality is there."""
-        return self._fuse(inputs, self.backbone(inputs), metas).fused
+        with fused_only(self.neck):
+            return self._fuse(inputs, self.backbone(inputs), metas).fused
 
     def _fuse(
         self, inputs: Tensor, feats: Mapping[str, tuple[Tensor, ...]], metas: Sequence[Mapping] | None

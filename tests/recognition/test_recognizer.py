@@ -487,3 +487,13 @@ def test_injected_noise_reaches_the_neck_and_its_estimate_the_log():
     losses = losses_of(model, data)
     assert losses["fusion.loss_noise"] > 0 and "fusion.loss_recon" in losses
     assert all(f"fusion.noise.{m}" in losses for m in AV)
+
+
+def test_predictions_reconstruct_nothing():
+    model, made, data = build(), [], batch()
+    model.neck.levels[0].P_recon["visual"].register_forward_hook(lambda *_: made.append(1))
+    with torch.no_grad():
+        model.eval().test_step(data)
+        model(**model.data_preprocessor(data, False), mode="tensor")
+    assert not made
+    assert losses_of(model.train(), data)["fusion.loss_recon"] > 0 and made

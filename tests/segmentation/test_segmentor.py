@@ -174,3 +174,16 @@ def test_every_baseline_trains(frames, neck):
     total, _ = model.parse_losses(losses_of(model, batch(frames)))
     total.backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_predictions_reconstruct_nothing(frames):
+    model, made, data = build(), [], batch(frames)
+    for level in model.neck.levels:
+        level.P_recon["rgb"].register_forward_hook(lambda *_: made.append(1))
+    logits_of(model, data)
+    model(**model.data_preprocessor(data, False), mode="tensor")
+    assert not made
+    assert losses_of(model.train(), data)["fusion.loss_recon"] > 0 and made
+    model.eval()
+    fed = model.data_preprocessor(data, False)
+    assert "fusion.loss_recon" in model.fusion_output(fed["inputs"], fed["data_samples"]).losses, "asked for by name"

@@ -82,10 +82,11 @@ def blocks(args: argparse.Namespace) -> Iterator[Record]:
             torch.set_num_threads(threads)
             for name in args.rows or BLOCKS:
                 case = BlockCase(BLOCKS[name], widths, shape, args.device)
-                found = products(case.block, case.forward)
-                floor = Floor(found, list(case.block.parameters()), dtype=torch.float32, device=args.device,
-                              step="step" in args.passes) if found else None
                 for which in args.passes:
+                    # a prediction reconstructs nothing, so its floor does not either
+                    found = products(case.block, dict(forward=case.forward, step=case.run)[which])
+                    floor = Floor(found, list(case.block.parameters()), dtype=torch.float32, device=args.device,
+                                  step=which == "step") if found else None
                     calls = dict(block=getattr(case, which))
                     if floor is not None:
                         calls["floor"] = getattr(floor, which)

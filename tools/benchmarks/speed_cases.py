@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FUSIONS
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
+from mmfusion_plugin.fusion.modes import fused_only
 from mmfusion_plugin.fusion.udml import UDML
 
 __all__ = ["BLOCKS", "LIGHT", "TASKS", "BlockCase", "ModelCase"]
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-LIGHT = 0.28125  # of the shipped ResNet-18 configs
+LIGHT = 0.125  # of the ResNet-18 configs at 480x640
 BLOCKS: dict[str, dict] = {
     "SCFAE literal": dict(type="SCFAE", norm=None),
     "SCFAE": dict(type="SCFAE"),
@@ -68,8 +69,9 @@ class BlockCase:
             return self.block(self.feats, self.available, **self.told)
 
     def forward(self) -> None:
+        """What a prediction asks for: the fused features alone."""
         self.block.eval()
-        with torch.no_grad():
+        with torch.no_grad(), fused_only(self.block):
             self.run()
 
     def step(self) -> None:
@@ -102,7 +104,7 @@ TASKS: dict[str, dict[str, tuple[str, dict]]] = {
     "segmentation": {
         "concat": ("segmentation/concat_r18-segformer_nyuv2-480x640.py", {}),
         "SCFAE light": ("segmentation/scfae_r18-segformer_nyuv2-480x640.py", {}),
-        "SCFAE light, 1/8": ("segmentation/scfae_r18-segformer_nyuv2-480x640.py", dict(width=0.125)),
+        "SCFAE light, 9/32": ("segmentation/scfae_r18-segformer_nyuv2-480x640.py", dict(width=0.28125)),
         "SCFAE literal": ("segmentation/scfae_r18-segformer_nyuv2-480x640.py", LITERAL),
         "UDML(concat)": ("segmentation/udml-default_r18-segformer_nyuv2-480x640.py", {}),
         "UDML(SCFAE light)": ("segmentation/udml-scfae_r18-segformer_nyuv2-480x640.py", {}),
@@ -110,6 +112,7 @@ TASKS: dict[str, dict[str, tuple[str, dict]]] = {
     "audio-visual": {
         "concat": ("recognition/concat_r18_kinetics-sound.py", {}),
         "SCFAE": ("recognition/scfae_r18_kinetics-sound.py", {}),
+        "SCFAE light, 1/4": ("recognition/scfae_r18_kinetics-sound.py", dict(width=0.25)),
         "SCFAE literal": ("recognition/scfae_r18_kinetics-sound.py", LITERAL),
         "UDML(concat)": ("recognition/udml-default_r18_kinetics-sound.py", {}),
         "UDML(SCFAE)": ("recognition/udml-scfae_r18_kinetics-sound.py", {}),
