@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmengine.utils import track_iter_progress
+from rich.progress import track
 
 from mmfusion_plugin.engine import launch
 from mmfusion_plugin.segmentation.nyuv2_convert import CROPS, DEPTHS, ConversionError, Options, convert
@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         report = convert(args.mat, args.splits, args.mapping, args.out, Options(args.depth, args.crop),
-                         progress=lambda frames: track_iter_progress(list(frames)))
+                         progress=lambda frames: track(list(frames), "frames"))
     except (ConversionError, FileNotFoundError) as error:
         raise launch.UsageError(str(error)) from error
     print(f"\n{report.frames} frames ({report.train} train, {report.test} test) in {args.out}; "

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from mmengine.utils import track_iter_progress
+from rich.progress import track
 
 from mmfusion_plugin.engine import launch
 from mmfusion_plugin.recognition.demo_shapes import generate
@@ -26,7 +26,7 @@ def main() -> None:
     start = time.perf_counter()
     try:
         out = generate(args.out, args.train, args.val, args.size, args.seed, args.workers, args.overwrite,
-                       progress=lambda clips, total: track_iter_progress((clips, total)))
+                       progress=lambda clips, total: track(clips, "clips", total))
     except (FileExistsError, ValueError) as error:
         raise launch.UsageError(str(error)) from error
     size = sum(path.stat().st_size for path in out.rglob("*.mp4"))

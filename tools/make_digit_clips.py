@@ -11,7 +11,7 @@ import argparse
 import time
 from dataclasses import fields
 
-from mmengine.utils import track_iter_progress
+from rich.progress import track
 
 from mmfusion_plugin.engine import launch
 from mmfusion_plugin.recognition.digit_clips import Difficulty, generate
@@ -40,7 +40,7 @@ def main() -> None:
     counts = dict(train=args.train, val=args.val, test=args.test)
     try:
         out = generate(args.out, args.mnist, args.spoken, counts, args.size, args.seed, difficulty, args.workers,
-                       args.overwrite, progress=lambda clips, total: track_iter_progress((clips, total)))
+                       args.overwrite, progress=lambda clips, total: track(clips, "clips", total))
     except (FileExistsError, FileNotFoundError, ValueError) as error:
         raise launch.UsageError(str(error)) from error
     size = sum(path.stat().st_size for path in out.rglob("*.mp4"))

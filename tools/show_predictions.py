@@ -10,8 +10,8 @@ from pathlib import Path
 import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything of theirs is imported
 
 # isort: split
-from mmengine.utils import track_iter_progress
 from mmseg.registry import DATASETS
+from rich.progress import track
 
 from mmfusion_plugin.engine import launch
 
@@ -39,7 +39,7 @@ def main() -> None:
 
     model = init_model(cfg, args.checkpoint)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    shown = pick(model, dataset, args.number, args.spread, lambda frames: track_iter_progress(list(frames)))
+    shown = pick(model, dataset, args.number, args.spread, lambda frames: track(list(frames), "frames"))
     name, title = ("spread", f"{len(shown)} of {len(dataset)} frames, from the worst to the best") if args.spread \
         else ("worst_first", f"the {len(shown)} worst of {len(dataset)} frames")
     if args.missing:
