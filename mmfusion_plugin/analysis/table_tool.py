@@ -36,6 +36,11 @@ SCFAE = {
     "SCFAE, no residual": neck_options(norm="layer", residual=False, head_reads="post"),
     "SCFAE, residual": neck_options(norm="layer", residual=True, head_reads="post"),
     "SCFAE": neck_options(norm="layer", residual=True, head_reads="post_and_input")}
+# what the searches on validation parts name beside the shipped form
+NAMED_BY_SEARCH = {
+    "SCFAE, received, dropout": neck_options(recon_reads="received"),
+    "SCFAE, width 1/4, dropout": neck_options(width=0.25),
+    "SCFAE, width 1/4, received, dropout": neck_options(width=0.25, recon_reads="received")}
 
 
 def add_table_arguments(parser: argparse.ArgumentParser, data_root: str, out: str, holds: str) -> None:
@@ -58,14 +63,14 @@ def with_and_without_dropout(row: str, options: Mapping[str, Any], p: float) -> 
 
 
 def fusion_rows(p: float, parameters: int) -> list[tuple[str, str, dict[str, Any]]]:
-    """Seven fusions with plain and with normalised inputs, SCFAE in four forms, each without and with dropout p, and
-    SCFAE with dropout that reconstructs from what it received alone.
+    """Seven fusions with plain and with normalised inputs, SCFAE in four forms, each without and with dropout p; and,
+    with dropout, SCFAE that reconstructs from what it received alone, at a quarter of the width, and both.
 
     Args:
         p: share of samples that modality dropout strikes.
         parameters: of SCFAE's neck; a normalised MLP as large is one more row.
 
-    Returns: (row, first word of the config's name, config options) of 35 rows.
+    Returns: (row, first word of the config's name, config options) of 37 rows.
     """
     rows = []
     for row, config in FUSED.items():
@@ -75,8 +80,8 @@ def fusion_rows(p: float, parameters: int) -> list[tuple[str, str, dict[str, Any
             variants["concat, large MLP + LN"] = {"model.neck.norm": "layer", "model.neck.match_params": parameters}
         for variant, options in variants.items():
             rows += [(label, config, more) for label, more in with_and_without_dropout(variant, options, p)]
-    received = {**SCFAE["SCFAE"], **neck_options(recon_reads="received", modality_dropout=p)}
-    return [*rows, ("SCFAE, received, dropout", "scfae", received)]
+    return rows + [(row, "scfae", {**SCFAE["SCFAE"], **options, **neck_options(modality_dropout=p)})
+                   for row, options in NAMED_BY_SEARCH.items()]
 
 
 def run_table_tool(

@@ -4,9 +4,10 @@
     python tools/benchmarks/digit_clips_table.py --data-root data/digit_clips --render
 
 Pictures alone, sound alone, and seven fusions, each with plain and with normalised inputs, an MLP as large as SCFAE,
-and SCFAE in four forms, each without and with modality dropout, and SCFAE that reconstructs from what it received:
-37 rows x 3 seeds = 111 trainings, two side by side on one thread each. Resumable: kill it and run the same command
-again. Every row is the model after the last epoch: no checkpoint is picked on test clips.
+and SCFAE in four forms, each without and with modality dropout, and SCFAE at a quarter of the width and with a
+reconstruction from what it received: 39 rows x 3 seeds = 117 trainings, two side by side on one thread each.
+Resumable: kill it and run the same command again. Every row is the model after the last epoch: no checkpoint is
+picked on test clips.
 """
 from __future__ import annotations
 

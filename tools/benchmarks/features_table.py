@@ -3,9 +3,9 @@
     python tools/benchmarks/features_table.py handwritten6 --data-root data/handwritten6 --render
     python tools/benchmarks/features_table.py cmu-mosi --data-root data/cmu_mosi --render
 
-35 rows x 3 seeds = 105 trainings, two side by side on one thread each. Resumable: kill it and run the same command
+37 rows x 3 seeds = 111 trainings, two side by side on one thread each. Resumable: kill it and run the same command
 again. Every row is the model after the last epoch. The encoders of CMU-MOSI have a classifier each; on the six views
-five rows more have them, too.
+seven rows more have them, too.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "recognition"
 METRIC = "acc/fused_top1"
 DROPOUT = 0.5
 HEADED = ("concat + LN, dropout", "concat, MLP + LN, dropout", "gated + LN, dropout", "SCFAE, dropout",
-          "SCFAE, received, dropout")
+          "SCFAE, received, dropout", "SCFAE, width 1/4, dropout", "SCFAE, width 1/4, received, dropout")
 
 
 @dataclass(frozen=True)
