@@ -114,7 +114,8 @@ def main() -> int:
             return 2
         found[table.name] = distances(scores, table.columns, args.floor)
         if table.name == "cwfid":
-            found[table.name] |= {row: found[table.name][same] for row, same in NARROW.items()}
+            of = found[table.name]
+            of |= {row: of[same] for row, same in NARROW.items() if same in of}
     rows = list(dict.fromkeys(row for rows in found.values() for row in rows))
     if args.columns:
         for name, of in found.items():

@@ -18,10 +18,10 @@
 Rows are trainings; a training that several tables show is run once, and all that any table asks is asked of it while it
 is there. So the results file is the data set's (results/scfae_DATA.jsonl), and a table is a choice of rows and columns.
 Every row has the same encoders, schedule and modality dropout and is the model after the last epoch. Resumable: kill
-it and run the same command again. On pictures SCFAE is the light form of the configs, its literal row the full width,
-and probes are 1x1 convolutions. nyuv2-half, nyuv2, crema-d and kinetics-sound want a GPU; so far nyuv2-half alone
-has been trained, at toy length. The paper's own data (FakeAVCeleb, ActivityNet, CMU-MOSEI) are other ones, so none of
-its figures stands beside these.
+it and run the same command again. On pictures, CREMA-D and Kinetics-Sound SCFAE is the light form of the configs, its
+literal row the full width; on pictures probes are 1x1 convolutions. nyuv2-half, nyuv2, crema-d and kinetics-sound want
+a GPU; so far nyuv2-half alone has been trained, at toy length. The paper's own data (FakeAVCeleb, ActivityNet,
+CMU-MOSEI) are other ones, so none of its figures stands beside these.
 """
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ class Task:
     shown: Sequence[str]  # which of them a table shows beside the complete set
     dropout: float
     channels_last: bool = False
+    light: bool = False  # whether its config runs SCFAE at less than the encoders' width
     single: str | None = None  # config of one modality for all, None: one for each
     interval: int = 50  # steps between two analyses of the gradients, which change no training
     metric: str = METRIC
@@ -87,8 +88,8 @@ class Task:
 
 PYRAMID = [64, 128, 256, 512]
 RGBD = dict(widths=dict(rgb=PYRAMID, depth=PYRAMID), withheld={}, shown=[], dropout=0.3, channels_last=True,
-            metric="mIoU", scale=1.0)
-CLIPS = dict(widths=dict(visual=512, audio=512), withheld={}, shown=[], dropout=0.3, channels_last=True)
+            light=True, metric="mIoU", scale=1.0)
+CLIPS = dict(widths=dict(visual=512, audio=512), withheld={}, shown=[], dropout=0.3, channels_last=True, light=True)
 TASKS = {
     "handwritten6": Task(
         "data/handwritten6", FEATURES["handwritten6"].holds, "recognition/{}_handwritten6.py",
@@ -153,11 +154,10 @@ def other_ring(task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
 
 def other_forms(task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
     """The configs of clips and features let the head read the encoders' outputs, those of pictures do not."""
-    if task.dense:
-        return {"SCFAE, head reads inputs, too": ("scfae", neck_options(head_reads="post_and_input")),
-                "SCFAE literal": ("scfae", {**LITERAL, **neck_options(width=None)})}
-    return {"SCFAE, head reads Z alone": ("scfae", neck_options(head_reads="post")),
-            "SCFAE literal": ("scfae", LITERAL)}
+    other = {"SCFAE, head reads inputs, too": ("scfae", neck_options(head_reads="post_and_input"))} if task.dense else {
+        "SCFAE, head reads Z alone": ("scfae", neck_options(head_reads="post"))}
+    literal = {**LITERAL, **neck_options(width=None)} if task.light else LITERAL
+    return {**other, "SCFAE literal": ("scfae", literal)}
 
 
 def rows_of(table: str, task: Task) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -111,11 +111,11 @@ TASKS: dict[str, dict[str, tuple[str, dict]]] = {
     },
     "audio-visual": {
         "concat": ("recognition/concat_r18_kinetics-sound.py", {}),
-        "SCFAE": ("recognition/scfae_r18_kinetics-sound.py", {}),
-        "SCFAE light, 1/4": ("recognition/scfae_r18_kinetics-sound.py", dict(width=0.25)),
+        "SCFAE light": ("recognition/scfae_r18_kinetics-sound.py", {}),
+        "SCFAE": ("recognition/scfae_r18_kinetics-sound.py", dict(width=None)),
         "SCFAE literal": ("recognition/scfae_r18_kinetics-sound.py", LITERAL),
         "UDML(concat)": ("recognition/udml-default_r18_kinetics-sound.py", {}),
-        "UDML(SCFAE)": ("recognition/udml-scfae_r18_kinetics-sound.py", {}),
+        "UDML(SCFAE light)": ("recognition/udml-scfae_r18_kinetics-sound.py", {}),
     },
 }
 
