@@ -156,7 +156,7 @@ def test_the_papers_data_have_their_tables_and_every_row_is_one_of_its_own(tool,
     task = udml.TASKS[data]
     fusions = official.jobs(data, "DATA", [0])
     dynamic = [*udml.jobs(task, "DATA", [0]), *udml.ablations(task, "DATA", [0])]
-    for jobs, number in ((fusions, 18 if data == "nyuv2" else 37), (dynamic, 13)):
+    for jobs, number in ((fusions, 18 if data == "nyuv2" else 39), (dynamic, 13)):
         assert len(jobs) == len({job.row for job in jobs}) == len({job.settings() for job in jobs}) == number
     assert set(task.paper) <= {job.row for job in dynamic}
     found = {job.row: job.load_config() for job in dynamic}
@@ -172,6 +172,18 @@ def test_the_papers_data_have_their_tables_and_every_row_is_one_of_its_own(tool,
             for m, noise in (asked["noise"] if isinstance(asked, dict) else {}).items():
                 trained = found["static"].model.data_preprocessor.train_noise.noise[m]
                 assert noise["type"] == "occlusion" or noise["scale"] == trained.scale, (job.row, name)
+
+
+@pytest.mark.parametrize("data, shipped", [("nyuv2", 0.125), ("crema-d", 0.25), ("kinetics-sound", 0.25)])
+def test_scfae_is_as_wide_as_its_row_says(tool, data, shipped):
+    """The shipped configs are narrow; the literal form never is."""
+    official = {job.row: job.load_config().model.neck for job in tool("official_table").jobs(data, "DATA", [0])}
+    own = {job.row: job.load_config().model.neck for job in tool("scfae_tables").jobs("all", data, "DATA", [0])}
+    assert own["SCFAE"].width == shipped and own["SCFAE literal"].width is None
+    assert official["SCFAE literal"].width is None
+    assert official["SCFAE"].width == (shipped if data == "nyuv2" else None)
+    if data != "nyuv2":
+        assert official["SCFAE, width 1/4, dropout"].width == shipped
 
 
 def _tiny(neck):
