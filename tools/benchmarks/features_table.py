@@ -5,7 +5,7 @@
 
 37 rows x 3 seeds = 111 trainings, two side by side on one thread each. Resumable: kill it and run the same command
 again. Every row is the model after the last epoch. The encoders of CMU-MOSI have a classifier each; on the six views
-seven rows more have them, too.
+eight rows more have them, too.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mmfusion_plugin.analysis import Job, add_table_arguments, fusion_rows, run_
 CONFIGS = Path(__file__).parents[2] / "configs" / "recognition"
 METRIC = "acc/fused_top1"
 DROPOUT = 0.5
-HEADED = ("concat + LN, dropout", "concat, MLP + LN, dropout", "gated + LN, dropout", "SCFAE, dropout",
+HEADED = ("sum + LN, dropout", "concat + LN, dropout", "concat, MLP + LN, dropout", "gated + LN, dropout", "SCFAE, dropout",
           "SCFAE, received, dropout", "SCFAE, width 1/4, dropout", "SCFAE, width 1/4, received, dropout")
 
 
