@@ -21,8 +21,9 @@ from mmfusion_plugin.analysis import Job, add_table_arguments, fusion_rows, run_
 CONFIGS = Path(__file__).parents[2] / "configs" / "recognition"
 METRIC = "acc/fused_top1"
 DROPOUT = 0.5
-HEADED = ("sum + LN, dropout", "concat + LN, dropout", "concat, MLP + LN, dropout", "gated + LN, dropout", "SCFAE, dropout",
-          "SCFAE, received, dropout", "SCFAE, width 1/4, dropout", "SCFAE, width 1/4, received, dropout")
+HEADED = ("sum + LN, dropout", "concat + LN, dropout", "concat, MLP + LN, dropout", "gated + LN, dropout",
+          "SCFAE, dropout", "SCFAE, received, dropout", "SCFAE, width 1/4, dropout",
+          "SCFAE, width 1/4, received, dropout")
 
 
 @dataclass(frozen=True)
