@@ -8,6 +8,6 @@ _base_ = [
     '../_base_/schedules/sgd_100e.py']
 model = dict(
     neck=dict(
-        # a quarter of the width: 2.6 M parameters, not 25.7; level or ahead on the small sets (README)
+        # a quarter of the width: 2.6 M parameters, not 25.7; level or ahead on two small sets of three (README)
         type='SCFAE', width=0.25, norm='layer', residual=True, head_reads='post_and_input', modality_dropout=0.3),
     cls_head=dict(num_classes=6))

@@ -108,14 +108,13 @@ class ChannelLinear(nn.Linear):
         if x.ndim > 2:
             x = x.movedim(axis, -1)  # on channels-last memory a view, and so are the rows
             rows = x.reshape(-1, self.in_features)
-        learning = torch.is_grad_enabled()
-        if learning:
+        if torch.is_grad_enabled():
             y = RowsProduct.apply(rows, self.weight, self.bias)
         else:
             y = ONEDNN(rows, self.weight, self.bias, FUSED[activation], [], "none" if activation == "gelu" else "")
         if x.ndim > 2:
             y = y.view(*x.shape[:-1], -1).movedim(-1, axis)
-        if learning:
+        if torch.is_grad_enabled():
             return _finish(y, activation, times)
         # in place, on what is still in the cache: half the time of oneDNN's own product with a second operand
         return y if times is None else y.mul_(times)

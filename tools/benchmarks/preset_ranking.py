@@ -30,6 +30,7 @@ from mmfusion_plugin.analysis.evidence import markdown_table
 
 SEEDS = (0, 1, 2)
 HEADS = ", heads"
+# on CWFID, whose configs are narrow: row -> the row that stands for it
 NARROW = {"SCFAE, width 1/4, dropout": "SCFAE, dropout",
           "SCFAE, width 1/4, received, dropout": "SCFAE, received, dropout"}
 ACCURACY = "acc/fused_top1"

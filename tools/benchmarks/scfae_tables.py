@@ -154,10 +154,9 @@ def other_ring(task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
 
 def other_forms(task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
     """The configs of clips and features let the head read the encoders' outputs, those of pictures do not."""
-    other = {"SCFAE, head reads inputs, too": ("scfae", neck_options(head_reads="post_and_input"))} if task.dense else {
-        "SCFAE, head reads Z alone": ("scfae", neck_options(head_reads="post"))}
+    row, head_reads = ("head reads inputs, too", "post_and_input") if task.dense else ("head reads Z alone", "post")
     literal = {**LITERAL, **neck_options(width=None)} if task.light else LITERAL
-    return {**other, "SCFAE literal": ("scfae", literal)}
+    return {f"SCFAE, {row}": ("scfae", neck_options(head_reads=head_reads)), "SCFAE literal": ("scfae", literal)}
 
 
 def rows_of(table: str, task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
