@@ -249,6 +249,17 @@ def test_rows_of_the_table_of_fusions_train_on_crema_d(tool, crema, tmp_path, ro
 # --- choosing a preset ---------------------------------------------------------------------------
 
 
+def test_a_table_lists_its_rows_configs_options_and_seeds(tool, repository, capsys, monkeypatch, tmp_path):
+    (tmp_path / "val.npz").touch()
+    monkeypatch.setattr("sys.argv", ["features_table.py", "cmu-mosi", "--list-rows", "--data-root", str(tmp_path),
+                                     "--out", str(repository / "results" / "cmu_mosi.jsonl")])
+    assert tool("features_table").main() == 0
+    lines = {line.split(" | ")[0].strip("| "): line for line in capsys.readouterr().out.splitlines()}
+    assert "scfae_cmu-mosi.py" in lines["SCFAE, width 1/4, dropout"] and "neck.width=0.25" in lines[
+        "SCFAE, width 1/4, dropout"]
+    assert lines["SCFAE, width 1/4, dropout"].endswith("| 0 1 2 |") and lines["sum"].endswith("| - |")
+
+
 def test_a_distance_is_in_the_larger_spread_and_no_smaller_than_the_floor(tool):
     ranking = tool("preset_ranking")
     scores = dict(good=dict(c=[10.0, 10.0]), noisy=dict(c=[6.0, 10.0]), poor=dict(c=[8.0, 8.0]))

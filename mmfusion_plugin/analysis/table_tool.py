@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .evidence import markdown_table
 from .table_columns import Column, render
 from .table_runs import Job, read_results, run_table, train_and_evaluate
 
@@ -54,6 +55,8 @@ def add_table_arguments(parser: argparse.ArgumentParser, data_root: str, out: st
     parser.add_argument("--keep", action="store_true", help="keep each training's last weights in its folder")
     parser.add_argument("--render", action="store_true", help="print the table when all is done")
     parser.add_argument("--render-only", action="store_true", help="train nothing, print what is there")
+    parser.add_argument("--list-rows", action="store_true",
+                        help="train nothing, print each row's config, options and the seeds that are there")
 
 
 def with_and_without_dropout(row: str, options: Mapping[str, Any], p: float) -> list[tuple[str, dict[str, Any]]]:
@@ -82,6 +85,16 @@ def fusion_rows(p: float, parameters: int) -> list[tuple[str, str, dict[str, Any
             rows += [(label, config, more) for label, more in with_and_without_dropout(variant, options, p)]
     return rows + [(row, "scfae", {**SCFAE["SCFAE"], **options, **neck_options(modality_dropout=p)})
                    for row, options in NARROW_AND_RECEIVED.items()]
+
+
+def listed(table: Sequence[Job], records: Sequence[Record]) -> str:
+    """Markdown: each row's config, options and seeds among ``records``; a dash where none is there."""
+    lines = []
+    for job in {job.row: job for job in table}.values():
+        seeds = sorted(r["seed"] for r in records if r["settings"] == job.settings())
+        options = " ".join(f"{key}={value}" for key, value in job.overrides.items())
+        lines.append([job.row, Path(job.config).name, options or "-", " ".join(map(str, seeds)) or "-"])
+    return markdown_table(["row", "config", "options", "seeds"], lines)
 
 
 def run_table_tool(
@@ -114,6 +127,9 @@ def run_table_tool(
         print(f"--rows {unknown}: the table has {names}", file=sys.stderr)
         return 2
     table = [job for job in table if args.rows is None or job.row in args.rows]
+    if args.list_rows:
+        print(listed(table, read_results(args.out)))
+        return 0
     failed = []
     if not args.render_only:
         run_job = functools.partial(train_and_evaluate, keep=args.keep, examine=examine)
