@@ -54,9 +54,10 @@ def sweep_from(words: list[str] | None) -> dict[str, dict[str, tuple[float, ...]
 
 def numbers(where: str, text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        # the library's messages write pairs as Python does: (0.1, 10.0)
+        return tuple(float(part) for part in text.removeprefix("(").removesuffix(")").split(","))
     except ValueError:
-        raise launch.UsageError(f"{where}: {text!r} is no list of numbers") from None
+        raise launch.UsageError(f"{where}: {text!r} is no list of numbers such as 0.1,10.0") from None
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import math
 
@@ -152,3 +153,13 @@ def test_both_tools_on_a_checkpoint_of_the_runner(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit):
         said("evaluate_noise", config, checkpoint, "--out", tmp_path / "elsewhere")
     assert "--sensor a.kind=image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pair", ["0.1,10", "(0.1, 10.0)"])
+def test_a_pair_of_numbers_may_be_written_as_the_messages_write_it(pair, repository, monkeypatch):
+    monkeypatch.syspath_prepend(repository / "tools")
+    tool = importlib.import_module("evaluate_noise")
+    words = ["depth.kind=depth", f"depth.valid_range={pair}"]
+    assert tool.sensors_from(words) == dict(depth=dict(kind="depth", valid_range=(0.1, 10.0)))
+    with pytest.raises(tool.launch.UsageError, match="such as 0.1,10.0"):
+        tool.sensors_from(["depth.valid_range=near"])
