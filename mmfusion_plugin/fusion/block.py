@@ -3,12 +3,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from torch import Tensor, nn
 
 from .contract import FusionOutput, check_batch, check_in_channels, check_modalities
 from .masking import MissingFill, ModalityDropout
-from .row_blocks import Block, join_rows, split_rows
+from .row_blocks import Block, join_rows, rows_pay, split_rows
 
 __all__ = ["FusionBlock"]
 
@@ -62,8 +63,14 @@ class FusionBlock(nn.Module, ABC):
         available = self.check(feats, available)
         available = self.modality_dropout(available)
         feats = self.missing_fill(feats, available)
-        blocks = split_rows(feats, available) if self.pointwise else []
+        blocks = split_rows(feats, available, self._widest) if self.pointwise and rows_pay(feats) else []
         return self.fuse_blocks(blocks, feats) if blocks else self.fuse(feats, available)
+
+    @cached_property
+    def _widest(self) -> int:
+        """Channels of the widest tensor that a linear reads or writes, or that comes in."""
+        linears = [part for part in self.modules() if isinstance(part, nn.Linear)]
+        return max(*self.in_channels.values(), *(max(part.in_features, part.out_features) for part in linears))
 
     def fuse_blocks(self, blocks: Sequence[Block], feats: Mapping[str, Tensor]) -> FusionOutput:
         """:meth:`fuse` of ``feats``, a block of positions at a time; for methods without losses."""

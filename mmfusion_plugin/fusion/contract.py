@@ -112,9 +112,11 @@ def expand_mask(mask_B: Tensor, like: Tensor) -> Tensor:
 
 
 def plain_eager(x: Tensor) -> bool:
-    """Whether operators on ``x`` run at once and unseen: no compiler, exporter, counter or tensor subclass."""
+    """Whether operators on ``x`` run at once and unseen: no compiler, exporter, counter, tensor subclass
+    or transform of torch.func."""
     return (
         type(x) is Tensor
+        and not torch._C._are_functorch_transforms_active()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and _get_current_dispatch_mode() is None

@@ -16,42 +16,51 @@ from torch import Tensor
 from .contract import channel_axis, plain_eager, positions
 from .layers import channels_last
 
-__all__ = ["ROWS", "Block", "join_rows", "split_rows"]
+__all__ = ["VALUES", "Block", "join_rows", "rows_pay", "split_rows"]
 
-ROWS = 8192  # 4096 to 16384 were level; fewer pay for torch's calls
+VALUES = 5_600_000  # of a block's widest tensor; below: torch's calls count, with several threads first
 
 Block = tuple[dict[str, Tensor], dict[str, Tensor]]  # features (N, C_m) and availability (N,) of N positions
 
 
-def split_rows(feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> list[Block]:
-    """Positions of all samples in a row, cut into equal blocks of at most :data:`ROWS`; [] where one block would do.
+def rows_pay(feats: Mapping[str, Tensor]) -> bool:
+    """Whether positions should be fused as rows: on a processor, in single precision or better, in plain eager mode.
 
-    On a processor, in single precision or better and in plain eager mode alone: compilers and exporters must see the
-    maps, a GPU wants them whole, and half precision gains nothing (0.9 to 1.15 times as long in blocks).
+    Compilers and exporters must see the maps, a GPU wants them whole, and half precision gains nothing (0.9 to 1.15
+    times as long in blocks).
+    """
+    return not torch.is_autocast_enabled("cpu") and all(
+        plain_eager(x) and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) for x in feats.values())
+
+
+def split_rows(feats: Mapping[str, Tensor], available: Mapping[str, Tensor], widest: int) -> list[Block]:
+    """Positions of all samples in a row, in equal blocks of at most :data:`VALUES` values at ``widest`` channels.
+
+    [] for vectors that fit into one block: rows already. Maps that fit are one block: rows spare every layer the way
+    there and back.
 
     Shapes: feats {m: (B, C_m) or any other rank of the contract}, all with the same positions; available {m: (B,)}.
     """
     first = next(iter(feats.values()))
-    number = first.numel() // first.shape[channel_axis(first)]
-    if number <= ROWS or torch.is_autocast_enabled("cpu") or not all(map(_served, feats.values())):
+    number, most = first.numel() // first.shape[channel_axis(first)], max(1, VALUES // widest)
+    fits = number <= most
+    if fits and first.ndim == 2:
         return []
-    each = math.ceil(number / math.ceil(number / ROWS))
     names, per_sample = list(feats), math.prod(positions(first))
+    rows = [_rows(feats[m]) for m in names]
+    there = [available[m].repeat_interleave(per_sample) for m in names]
+    if fits:
+        return [(dict(zip(names, rows)), dict(zip(names, there)))]
+    each = math.ceil(number / math.ceil(number / most))
     # torch.split, not slices: its backward pass puts the blocks' gradients together once
-    cut = [_rows(feats[m]).split(each) for m in names]
-    there = [available[m].repeat_interleave(per_sample).split(each) for m in names]
     return [(dict(zip(names, x)), dict(zip(names, mask)))
-            for x, mask in zip(zip(*cut, strict=True), zip(*there, strict=True), strict=True)]
+            for x, mask in zip(zip(*(x.split(each) for x in rows)), zip(*(mask.split(each) for mask in there)))]
 
 
 def join_rows(blocks: Sequence[Tensor], like: Tensor) -> Tensor:
     """Blocks (N, D) -> the positions of ``like``, with D channels where ``like`` has its own."""
-    rows = torch.cat(list(blocks))
+    rows = torch.cat(list(blocks)) if len(blocks) > 1 else blocks[0]
     return rows.view(len(like), *positions(like), -1).movedim(-1, channel_axis(like))
-
-
-def _served(x: Tensor) -> bool:
-    return plain_eager(x) and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def _rows(x: Tensor) -> Tensor:

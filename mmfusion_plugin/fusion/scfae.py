@@ -19,6 +19,7 @@ from .block import FusionBlock
 from .contract import FusionOutput, channel_axis, expand_mask, positions, where_there
 from .layers import ChannelLinear, InputNorm, SwiGLU, channels_last, make_norm
 from .row_blocks import Block, join_rows
+from .similarity import SILENT, cosine
 
 __all__ = ["SCFAE"]
 
@@ -27,7 +28,6 @@ READS = ("post", "pre", "post_and_input")
 NEIGHBOURS = ("zeros", "own", "next")
 BRANCHES = ("full", "shared", "specific")
 SOURCES = ("both", "received")
-SILENT = 1e-6  # a feature vector of smaller norm has no direction to reconstruct
 
 
 class GatedStage(nn.Module):
@@ -339,17 +339,15 @@ class SCFAE(FusionBlock):
         # masked before the metric: the gradient of the cosine is 7.5e7 at V = 0
         target, recon = where_there(counts, target, 1.0), where_there(counts, recon, 1.0)
         size = where_there(counts, size, math.sqrt(target.shape[axis]))
-        # not F.cosine_similarity: on maps it writes both normalised, which takes twice as long
-        sizes = size.clamp(min=SILENT) * recon.norm(dim=axis, keepdim=True).clamp(min=SILENT)
-        cosine = ((target * recon).sum(axis, keepdim=True) / sizes).squeeze(axis)
+        similarity = cosine(target, recon, axis, size)
         counts = counts.squeeze(axis)
-        distance = 1 - cosine if self.recon_metric == "cosine" else (target - recon).square().mean(axis)
+        distance = 1 - similarity if self.recon_metric == "cosine" else (target - recon).square().mean(axis)
         # and after it: 1 - cos(1, 1) is 5e-7 in float32
         distance = torch.where(counts, distance, 0.0)
-        cosine = torch.where(counts, cosine.detach(), 0.0)
+        similarity = torch.where(counts, similarity.detach(), 0.0)
         if counts.ndim == 1:
-            return distance, cosine, available_B
-        return distance.flatten(1).sum(1), cosine.flatten(1).sum(1), available_B
+            return distance, similarity, available_B
+        return distance.flatten(1).sum(1), similarity.flatten(1).sum(1), available_B
 
     def _widths(self, width: float | Mapping[str, float] | None) -> dict[str, int]:
         """w_m by modality: channels (int) or a ratio of l_m (float)."""

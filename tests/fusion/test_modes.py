@@ -4,9 +4,8 @@ import pytest
 import torch
 from fusion.cases import RANKS, features, present
 
-from mmfusion_plugin.fusion import FUSIONS
+from mmfusion_plugin.fusion import FUSIONS, row_blocks
 from mmfusion_plugin.fusion.modes import fused_only
-from mmfusion_plugin.fusion.row_blocks import ROWS
 from mmfusion_plugin.fusion.udml import UDML
 
 AB = ["a", "b"]
@@ -47,9 +46,10 @@ def test_before_the_last_swiglu_nothing_after_it_is_computed():
     assert not made
 
 
-def test_large_maps_in_blocks_of_positions_reconstruct_nothing_either():
+def test_large_maps_in_blocks_of_positions_reconstruct_nothing_either(monkeypatch):
     block = FUSIONS["SCFAE"](AB, WIDTHS).eval()
-    feats = {m: torch.randn(1, C, 2, ROWS) for m, C in WIDTHS.items()}
+    monkeypatch.setattr(row_blocks, "VALUES", 500 * block._widest)
+    feats = {m: torch.randn(1, C, 2, 500) for m, C in WIDTHS.items()}
     with torch.no_grad():
         whole = block(feats)
         with fused_only(block):

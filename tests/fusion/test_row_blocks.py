@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mmfusion_plugin.fusion import FUSIONS, SCFAE, row_blocks
-from mmfusion_plugin.fusion.row_blocks import join_rows, split_rows
+from mmfusion_plugin.fusion import block as block_room
+from mmfusion_plugin.fusion.row_blocks import join_rows, rows_pay, split_rows
 
 WIDTHS = dict(a=6, b=8, c=4)
 SHAPES = {"vectors": (37,), "sequences": (3, 11), "maps": (3, 5, 7), "clips": (2, 3, 4, 5)}
@@ -27,8 +28,7 @@ def features(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
     return {m: torch.randn(axis, dtype=torch.float64, requires_grad=True) for m, axis in axes.items()}
 
 
-def run(block, feats, available, rows, monkeypatch):
-    monkeypatch.setattr(row_blocks, "ROWS", rows)
+def run(block, feats, available):
     out = block(feats, available)
     block.zero_grad()
     torch.manual_seed(2)
@@ -49,38 +49,52 @@ def test_blocks_give_what_the_whole_gives(form, shape, monkeypatch):
     feats = features(SHAPES[shape])
     available = {m: torch.ones(len(x), dtype=torch.bool) for m, x in feats.items()}
     available["b"][0] = False
-    whole, expected = run(block, feats, available, sys.maxsize, monkeypatch)
-    parts, found = run(block, feats, available, 8, monkeypatch)
-    assert parts.fused.shape == whole.fused.shape
-    torch.testing.assert_close(parts.fused, whole.fused)
-    for what in ("losses", "diagnostics", "per_sample"):
-        torch.testing.assert_close(getattr(parts, what), getattr(whole, what))
-    torch.testing.assert_close(found, expected)
+    with monkeypatch.context() as patched:
+        patched.setattr(block_room, "split_rows", lambda *_: [])
+        whole, expected = run(block, feats, available)
+    for rows in (8, sys.maxsize):  # the second: all in one block
+        monkeypatch.setattr(row_blocks, "VALUES", rows * block._widest)
+        parts, found = run(block, feats, available)
+        assert parts.fused.shape == whole.fused.shape
+        torch.testing.assert_close(parts.fused, whole.fused)
+        for what in ("losses", "diagnostics", "per_sample"):
+            torch.testing.assert_close(getattr(parts, what), getattr(whole, what))
+        torch.testing.assert_close(found, expected)
 
 
 def test_only_large_batches_are_cut_and_into_equal_blocks(monkeypatch):
     feats = {m: x.detach() for m, x in features((3, 5, 7)).items()}
     available = {m: torch.tensor([True, False, True]) for m in feats}
-    assert split_rows(feats, available) == []
-    monkeypatch.setattr(row_blocks, "ROWS", 40)
-    blocks = split_rows(feats, available)
+    (whole, mask), = split_rows(feats, available, 10)
+    assert whole["a"].shape == (105, 6)
+    assert mask["b"].tolist() == [True] * 35 + [False] * 35 + [True] * 35
+    vectors = {m: x.detach() for m, x in features((3,)).items()}
+    assert split_rows(vectors, available, 10) == [], "vectors are rows already"
+    monkeypatch.setattr(row_blocks, "VALUES", 400)
+    blocks = split_rows(feats, available, 10)
     assert [len(x["a"]) for x, _ in blocks] == [35, 35, 35], "3 x 35 positions, not 40, 40 and 25"
     assert [bool(mask["b"].all()) for _, mask in blocks] == [True, False, True]
     torch.testing.assert_close(join_rows([x["c"] for x, _ in blocks], feats["c"]), feats["c"])
 
 
-def test_half_precision_is_fused_whole(monkeypatch):
-    monkeypatch.setattr(row_blocks, "ROWS", 8)
+def test_half_precision_is_fused_whole():
     feats = {m: x.detach().float() for m, x in features((3, 5, 7)).items()}
-    available = {m: torch.ones(3, dtype=torch.bool) for m in feats}
-    assert split_rows(feats, available)
+    assert rows_pay(feats)
     with torch.autocast("cpu", torch.bfloat16):
-        assert split_rows(feats, available) == []
-    assert split_rows({m: x.bfloat16() for m, x in feats.items()}, available) == []
+        assert not rows_pay(feats)
+    assert not rows_pay({m: x.bfloat16() for m, x in feats.items()})
+
+
+def test_a_block_of_narrow_features_has_more_positions():
+    """What counts is how large a block's widest tensor is."""
+    widest = {kind: FUSIONS["SCFAE"](list(WIDTHS), WIDTHS, width=width)._widest
+              for kind, width in (("full", None), ("light", 0.5))}
+    assert widest == dict(full=8 * (8 + 4) // 3, light=8 * (4 + 2) // 3)
+    assert FUSIONS["ConcatFusion"](list(WIDTHS), WIDTHS)._widest == 8
 
 
 def test_what_reads_across_positions_is_never_cut(monkeypatch):
-    monkeypatch.setattr(row_blocks, "ROWS", 8)
+    monkeypatch.setattr(row_blocks, "VALUES", 8)
     feats = {m: x.detach().float() for m, x in features((2, 5, 7)).items()}
     for block in (FUSIONS["CrossAttentionFusion"](list(WIDTHS), WIDTHS, embed_channels=4, scope="global"),
                   FUSIONS["SCFAEAuxiliary"](list(WIDTHS), WIDTHS)):
@@ -89,7 +103,7 @@ def test_what_reads_across_positions_is_never_cut(monkeypatch):
 
 
 def test_compilers_see_the_whole_map(monkeypatch):
-    monkeypatch.setattr(row_blocks, "ROWS", 8)
+    monkeypatch.setattr(row_blocks, "VALUES", 8)
     block = SCFAE(list(WIDTHS), WIDTHS).eval()
     feats = {m: x.detach().float() for m, x in features((2, 5, 7)).items()}
     monkeypatch.setattr(SCFAE, "fuse_blocks", None)

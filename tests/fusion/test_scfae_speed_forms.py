@@ -13,6 +13,13 @@ from mmfusion_plugin.fusion.contract import channel_axis, where_there
 from mmfusion_plugin.fusion.layers import ChannelLinear
 
 WIDTHS = dict(a=24, b=16)
+
+
+@pytest.fixture
+def onednn_everywhere(monkeypatch):
+    """The path of large products for the small ones here."""
+    monkeypatch.setattr(layers, "MANY_PRODUCTS", 0)
+    monkeypatch.setattr(layers, "WIDE", 0)
 needs_onednn = pytest.mark.skipif(layers.ONEDNN is None, reason="this torch has no oneDNN")
 
 
@@ -49,7 +56,10 @@ def reference(block, V, available):
 @pytest.mark.parametrize("missing", [{}, dict(b=[1, 30])])
 @pytest.mark.parametrize("rank", RANKS)
 @pytest.mark.parametrize("with_cp", [False, True])
-def test_results_and_gradients_equal_the_equations_written_out(rank, missing, with_cp):
+@pytest.mark.parametrize("large", [False, True])
+def test_results_and_gradients_equal_the_equations_written_out(rank, missing, with_cp, large, request):
+    if large:
+        request.getfixturevalue("onednn_everywhere")
     block = SCFAE(list(WIDTHS), WIDTHS, out_channels=20, with_cp=with_cp)
     feats, available = features(WIDTHS, 33, rank), present(WIDTHS, 33, missing)
     found = block(feats, available)
@@ -73,7 +83,7 @@ def test_results_and_gradients_equal_the_equations_written_out(rank, missing, wi
 
 @needs_onednn
 @pytest.mark.parametrize("rank", RANKS)
-def test_rows_by_onednn_equal_torchs_own_product(rank, monkeypatch):
+def test_rows_by_onednn_equal_torchs_own_product(rank, monkeypatch, onednn_everywhere):
     layer, x = ChannelLinear(24, 20), features(dict(x=48), 33, rank)["x"]
     part = x.narrow(channel_axis(x), 24, 24)  # as SCFAE's specific part: a slice of wider rows
     times = torch.randn_like(product(part, layer))
@@ -94,7 +104,7 @@ def test_rows_by_onednn_equal_torchs_own_product(rank, monkeypatch):
 
 
 @needs_onednn
-def test_onednns_product_has_a_second_derivative(monkeypatch):
+def test_onednns_product_has_a_second_derivative(monkeypatch, onednn_everywhere):
     used = []
     apply = layers.RowsProduct.apply
     monkeypatch.setattr(layers.RowsProduct, "apply", lambda *args: used.append(1) or apply(*args))
@@ -105,6 +115,14 @@ def test_onednns_product_has_a_second_derivative(monkeypatch):
     expected = 8 * (x.detach() @ M.T + layer.bias.detach()) @ M @ M.T @ M
     assert used
     torch.testing.assert_close(x.grad, expected, rtol=1e-3, atol=1e-4)
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows, weights, pays", [
+    (15, 10**7, False), (16, 10**7, True), (16, 10**5, False), (300, 64 * 170, False), (300, 512 * 64, True),
+    (4800, 64, True)])
+def test_onednn_takes_what_is_worth_its_call(rows, weights, pays):
+    assert layers._onednn_pays(rows, weights) is pays
 
 
 def test_checkpointing_keeps_fewer_activations():
