@@ -23,9 +23,10 @@ def channels_last(x: Tensor) -> Tensor:
 
 # The product that torch.compile's own CPU backend calls; None in a torch without oneDNN.
 ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-# A call of oneDNN's takes 15 microseconds, torch's own 3: it pays from so many multiply-adds on, or so many rows
-# (torch adds a bias to narrow rows slowly); with fewer rows than FEW_ROWS a product waits for its weights.
-FEW_ROWS, MANY_ROWS, MANY_PRODUCTS = 16, 2048, 4_000_000
+# A call of oneDNN's takes 15 microseconds, torch's own 3. It pays from so many multiply-adds on, for weights that come
+# from memory (with two threads a few rows of MKL's take 1.5 to 2 times as long) and for so many rows, to however few
+# channels (torch adds their bias slowly).
+MANY_PRODUCTS, MANY_WEIGHTS, MANY_ROWS = 4_000_000, 150_000, 2048
 WIDE = 1024  # columns from which oneDNN's gradient of the weight is the faster one, by up to a quarter
 
 
@@ -44,8 +45,8 @@ class RowsProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        # a second derivative is asked for: oneDNN's product knows none
-        plain = torch.is_grad_enabled()
+        # Where a second derivative is asked for: oneDNN's product knows none. Of one row its gradients take twice as long.
+        plain = torch.is_grad_enabled() or len(x) == 1
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
             of_x = gradient @ weight if plain else ONEDNN(gradient, weight.t(), None, "none", [], "")
@@ -79,7 +80,7 @@ def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
 
 
 def _onednn_pays(rows: int, weights: int) -> bool:
-    return rows >= MANY_ROWS or rows >= FEW_ROWS and rows * weights >= MANY_PRODUCTS
+    return rows >= MANY_ROWS or weights >= MANY_WEIGHTS or rows * weights >= MANY_PRODUCTS
 
 
 class ChannelLinear(nn.Linear):

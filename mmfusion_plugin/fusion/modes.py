@@ -31,7 +31,7 @@ def fused_only(*modules: nn.Module, only: bool = True) -> Iterator[None]:
     For predictions: ``losses`` and what a block says of itself beside ``fused`` may then be empty. ``only=False``
     asks for everything again within.
     """
-    parts = [part for module in modules for part in module.modules() if hasattr(part, "fused_only")]
+    parts = [part for module in modules for part in module.modules() if hasattr(type(part), "fused_only")]
     modes = [part.fused_only for part in parts]
     for part in parts:
         part.fused_only = only

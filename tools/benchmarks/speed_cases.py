@@ -70,13 +70,13 @@ class BlockCase:
 
     def forward(self) -> None:
         """What a prediction asks for: the fused features alone."""
-        self.block.eval()
+        _switch(self.block, training=False)
         with torch.no_grad(), fused_only(self.block):
             self.run()
 
     def step(self) -> None:
         """Forward, backward from a given gradient of the fused features and the block's losses, fused AdamW."""
-        self.block.train()
+        _switch(self.block, training=True)
         out = self.run()
         losses = list(out.losses.values())
         torch.autograd.backward([out.fused, *losses], [self.gradient, *map(torch.ones_like, losses)])
@@ -159,14 +159,20 @@ class ModelCase:
         self.data = _segmentation(batch, size, udml) if task == "segmentation" else _audio_visual(batch, size, udml)
 
     def forward(self) -> None:
-        self.model.eval()
+        _switch(self.model, training=False)
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             data = self.model.data_preprocessor(self.data, False)
             self.model(**data, mode="tensor")
 
     def step(self) -> None:
-        self.model.train()
+        _switch(self.model, training=True)
         self.model.train_step(self.data, self.optim_wrapper)
+
+
+def _switch(model: nn.Module, training: bool) -> None:
+    # a runner does it once, not in every iteration: walking all modules is no part of a step
+    if model.training != training:
+        model.train(training)
 
 
 def _levels(udml: bool, modalities: tuple[str, ...]) -> dict:
