@@ -1,11 +1,12 @@
-"""What SCFAE's light form costs and what it brings: multiply-adds against mIoU over its width, on CWFID.
+"""What SCFAE's light form costs and what it brings: multiply-adds against mIoU over width, rank and stages, on CWFID.
 
     python tools/benchmarks/light_form_curve.py --data-root data/cwfid --render
 
-SCFAE's default with modality dropout at widths of 1/16, 1/8, 9/32 (the default), 1/2 and the encoders' own, beside
-plain concatenation with the same dropout: 6 rows x 3 seeds, of which cwfid_table.py runs two, into the same results
-file. Resumable. About three minutes of one core a training, more for the widest. --render prints the table and draws
-light_form_cwfid.png beside the results.
+SCFAE's default with modality dropout at widths of 1/16, 1/8, 9/32 (the default), 1/2 and the encoders' own; at the
+default's width with an expansion of 1/2, whose two parts have a quarter of its rank; and at 1/16 on the two finer or
+the two coarser of the four stages; beside plain concatenation with the same dropout: 9 rows x 3 seeds, of which
+cwfid_table.py runs two, into the same results file. Resumable. About three minutes of one core a training, more for the
+widest. --render prints the table and draws light_form_cwfid.png beside the results.
 """
 from __future__ import annotations
 
@@ -34,6 +35,13 @@ Record = Mapping[str, Any]
 WIDTHS = (0.0625, 0.125, 0.28125, 0.5, 1.0)
 DEFAULT = 0.28125
 CONCAT, SCFAE = "concat, dropout", "SCFAE, dropout"
+NARROW = dict(width=0.0625)
+OTHERS: dict[str, dict[str, Any]] = {  # of the default's width: (row, the neck's further options)
+    "SCFAE, expansion 1/2, dropout": dict(expansion=0.5),
+    "SCFAE, width 1/16 on the finer two stages, dropout": dict(level_options=[NARROW, NARROW, {}, {}]),
+    "SCFAE, width 1/16 on the coarser two stages, dropout": dict(level_options=[{}, {}, NARROW, NARROW]),
+}
+MARKS = dict(zip(OTHERS, "^v<"))
 SIZE = (480, 640)
 TICKS = (1, 2, 5, 10, 20, 50, 100)
 
@@ -48,6 +56,9 @@ def jobs(data_root: str, seeds: Sequence[int]) -> list[Job]:
     rows = [known[CONCAT], known[SCFAE]]
     rows += [replace(known[SCFAE], row=row_of(width), overrides={**known[SCFAE].overrides, "model.neck.width": width})
              for width in WIDTHS if width != DEFAULT]
+    rows += [replace(known[SCFAE], row=row, overrides={
+        **known[SCFAE].overrides, **{f"model.neck.{key}": value for key, value in options.items()}})
+        for row, options in OTHERS.items()]
     return [replace(job, seed=seed) for seed in seeds for job in rows]
 
 
@@ -61,7 +72,8 @@ def costs() -> dict[str, float]:
     with torch.no_grad():
         feats = backbone(image)
     shared = {key: cfg.model.neck[key] for key in ("modalities", "in_channels", "out_channels")}
-    necks = {CONCAT: dict(type="ConcatFusion"), **{row_of(w): dict(type="SCFAE", width=w) for w in WIDTHS}}
+    necks = {CONCAT: dict(type="ConcatFusion"), **{row_of(w): dict(type="SCFAE", width=w) for w in WIDTHS},
+             **{row: dict(type="SCFAE", width=DEFAULT, **options) for row, options in OTHERS.items()}}
     return {row: fusion_cost.neck_cost({**neck, **shared}, feats)[0] / encoders for row, neck in necks.items()}
 
 
@@ -78,9 +90,11 @@ def draw(records: Sequence[Record], out: Path) -> str:
         rows = [row_of(width) for width in widths]
         axis.errorbar([100 * shares[row] for row in rows], [found[row][0] for row in rows],
                       [found[row][1] for row in rows], marker="o", capsize=3, label="SCFAE by width")
-        if CONCAT in found:
-            axis.errorbar([100 * shares[CONCAT]], [found[CONCAT][0]], [found[CONCAT][1]], marker="s", capsize=3,
-                          linestyle="", label="concat")
+        for row, mark in {CONCAT: "s", **MARKS}.items():
+            if row in found:
+                label = row.removesuffix(", dropout").removeprefix("SCFAE, ")
+                axis.errorbar([100 * shares[row]], [found[row][0]], [found[row][1]], marker=mark, capsize=3,
+                              linestyle="", label=label)
         axis.set_xscale("log")
         axis.set_xticks(TICKS, labels=map(str, TICKS))
         axis.minorticks_off()
