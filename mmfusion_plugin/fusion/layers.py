@@ -45,7 +45,7 @@ class RowsProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        # Where a second derivative is asked for: oneDNN's product knows none. Of one row its gradients take twice as long.
+        # oneDNN's product has no second derivative, and of one row its gradients take twice as long
         plain = torch.is_grad_enabled() or len(x) == 1
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:

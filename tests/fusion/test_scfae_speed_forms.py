@@ -20,6 +20,8 @@ def onednn_everywhere(monkeypatch):
     """The path of large products for the small ones here."""
     monkeypatch.setattr(layers, "MANY_PRODUCTS", 0)
     monkeypatch.setattr(layers, "WIDE", 0)
+
+
 needs_onednn = pytest.mark.skipif(layers.ONEDNN is None, reason="this torch has no oneDNN")
 
 
@@ -122,6 +124,20 @@ def test_onednns_product_has_a_second_derivative(monkeypatch, onednn_everywhere)
     (1, 512 * 1365, True), (16, 10**5, False), (300, 64 * 170, False), (300, 512 * 64, True), (4800, 64, True)])
 def test_onednn_takes_what_is_worth_its_call(rows, weights, pays):
     assert layers._onednn_pays(rows, weights) is pays
+
+
+def test_transforms_of_torch_func_go_through(onednn_everywhere):
+    block = SCFAE(list(WIDTHS), WIDTHS, out_channels=4)
+    feats = {m: x.detach() for m, x in features(WIDTHS, 16, "vector").items()}
+
+    def loss(parameters):
+        out = torch.func.functional_call(block, parameters, (feats,))
+        return out.fused.square().mean() + out.losses["fusion.loss_recon"]
+
+    found = torch.func.grad(loss)({name: p.detach() for name, p in block.named_parameters()})
+    loss(dict(block.named_parameters())).backward()
+    for name, p in block.named_parameters():
+        torch.testing.assert_close(found[name], p.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_checkpointing_keeps_fewer_activations():
