@@ -17,6 +17,8 @@ __all__ = ["FusionBlock"]
 class FusionBlock(nn.Module, ABC):
     """Fuses one level of features. Subclasses implement :meth:`fuse` and :attr:`out_channels`.
 
+    A method that fuses position by position says ``pointwise = True``, which is faster on a processor.
+
     The base class does what every method needs and what comparisons must share: it checks the
     batch, drops modalities in training, and replaces what is missing.
 
@@ -31,7 +33,8 @@ class FusionBlock(nn.Module, ABC):
     Raises: ValueError for wrong names, widths or shapes, or a sample without any modality.
     """
 
-    pointwise = True  # each position's result comes from that position alone
+    # True: each position's result comes from that position alone, so fuse may be given rows of them instead of maps
+    pointwise = False
     fused_only = False  # see modes.fused_only
 
     def __init__(
@@ -73,8 +76,15 @@ class FusionBlock(nn.Module, ABC):
         return max(*self.in_channels.values(), *(max(part.in_features, part.out_features) for part in linears))
 
     def fuse_blocks(self, blocks: Sequence[Block], feats: Mapping[str, Tensor]) -> FusionOutput:
-        """:meth:`fuse` of ``feats``, a block of positions at a time; for methods without losses."""
+        """:meth:`fuse` of ``feats``, a block of positions at a time.
+
+        Raises: NotImplementedError where ``fuse`` gives losses: only the method knows how they add up.
+        """
         outs = [self.fuse(*block) for block in blocks]
+        if any(out.losses or out.per_sample for out in outs):
+            raise NotImplementedError(
+                f"{type(self).__name__}.fuse gives losses; join those of several blocks of positions in fuse_blocks, "
+                "or set pointwise = False")
         like = feats[self.modalities[0]]
         sizes = [len(out.fused) for out in outs]
         means = {

@@ -24,6 +24,8 @@ class ConcatFusion(FusionBlock):
     Source: baseline, no paper.
     """
 
+    pointwise = True
+
     def __init__(
         self,
         modalities: Sequence[str],

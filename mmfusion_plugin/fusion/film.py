@@ -30,6 +30,8 @@ class FiLMFusion(FusionBlock):
     Source: Perez et al., FiLM: Visual Reasoning with a General Conditioning Layer, AAAI 2018.
     """
 
+    pointwise = True
+
     def __init__(
         self,
         modalities: Sequence[str],

@@ -29,6 +29,8 @@ class GatedFusion(FusionBlock):
         softmax equals its single gate z and 1 - z).
     """
 
+    pointwise = True
+
     def __init__(
         self,
         modalities: Sequence[str],

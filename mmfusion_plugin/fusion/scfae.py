@@ -103,6 +103,8 @@ class SCFAE(FusionBlock):
     Source: Eq. 3-6, Table 12.
     """
 
+    pointwise = True
+
     def __init__(
         self,
         modalities: Sequence[str],

@@ -25,6 +25,8 @@ class SumFusion(FusionBlock):
     Source: baseline, no paper.
     """
 
+    pointwise = True
+
     def __init__(
         self,
         modalities: Sequence[str],

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from mmfusion_plugin.fusion import FUSIONS, SCFAE, row_blocks
+from mmfusion_plugin.fusion import FUSIONS, SCFAE, FusionBlock, FusionOutput, row_blocks
 from mmfusion_plugin.fusion import block as block_room
 from mmfusion_plugin.fusion.row_blocks import join_rows, rows_pay, split_rows
 
@@ -100,6 +100,34 @@ def test_what_reads_across_positions_is_never_cut(monkeypatch):
                   FUSIONS["SCFAEAuxiliary"](list(WIDTHS), WIDTHS)):
         monkeypatch.setattr(type(block), "fuse_blocks", None)
         assert block(feats).fused.shape[2:] == (5, 7)
+
+
+class Mine(FusionBlock):
+    """A method of somebody else's: mean of the modalities."""
+
+    out_channels = 4
+
+    def fuse(self, feats, available):
+        self.given = feats["a"].shape
+        fused = sum(feats.values()) / 2
+        return FusionOutput(fused, {"fusion.loss_mine": fused.square().mean()} if self.lossy else {})
+
+
+@pytest.mark.parametrize("pointwise, lossy, given", [
+    (False, False, (2, 4, 5, 7)), (False, True, (2, 4, 5, 7)), (True, False, (70, 4))])
+def test_a_method_is_given_maps_unless_it_says_that_rows_will_do(pointwise, lossy, given):
+    block = Mine(["a", "b"], dict(a=4, b=4))
+    block.pointwise, block.lossy = pointwise, lossy
+    out = block({m: torch.ones(2, 4, 5, 7) for m in "ab"})
+    assert block.given == given and out.fused.shape == (2, 4, 5, 7)
+    assert bool(out.losses) is lossy
+
+
+def test_losses_of_rows_are_never_dropped():
+    block = Mine(["a", "b"], dict(a=4, b=4))
+    block.pointwise = block.lossy = True
+    with pytest.raises(NotImplementedError, match="Mine.fuse gives losses.*fuse_blocks, or set pointwise = False"):
+        block({m: torch.ones(2, 4, 5, 7) for m in "ab"})
 
 
 def test_compilers_see_the_whole_map(monkeypatch):
