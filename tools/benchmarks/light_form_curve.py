@@ -102,7 +102,8 @@ def draw(records: Sequence[Record], out: Path) -> str:
             axis.annotate(str(Fraction(width)), (100 * shares[row], found[row][0]), (4, 4), textcoords="offset points",
                           fontsize=8)
         axis.set(title=column.name, xlabel="multiply-adds, % of the encoders'", ylabel="mIoU, %")
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     return f"{render_columns(records, columns, list(shares))}\n\n{save_figure(figure, out)}"
 
 
