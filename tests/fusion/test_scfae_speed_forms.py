@@ -126,6 +126,26 @@ def test_onednn_takes_what_is_worth_its_call(rows, weights, pays):
     assert layers._onednn_pays(rows, weights) is pays
 
 
+GRADIENTS = {
+    "of a sum": lambda N, D: torch.ones(()).expand(N, D), "one row": lambda N, D: torch.randn(1, D).expand(N, D),
+    "one column": lambda N, D: torch.randn(N, 1).expand(N, D), "a part": lambda N, D: torch.randn(N, 2 * D)[:, D:],
+    "across": lambda N, D: torch.randn(D, N).t()}
+
+
+@needs_onednn
+@pytest.mark.parametrize("wide", [0, 10**9])
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_a_gradient_may_lie_in_memory_as_it_likes(kind, wide, monkeypatch, onednn_everywhere):
+    monkeypatch.setattr(layers, "WIDE", wide)
+    layer, x = ChannelLinear(24, 20), torch.randn(33, 24, requires_grad=True)
+    gradient = GRADIENTS[kind](33, 20)
+    layer(x).backward(gradient)
+    plain = gradient.contiguous()
+    torch.testing.assert_close(x.grad, plain @ layer.weight.detach())
+    torch.testing.assert_close(layer.weight.grad, plain.t() @ x.detach())
+    torch.testing.assert_close(layer.bias.grad, plain.sum(0))
+
+
 def test_transforms_of_torch_func_go_through(onednn_everywhere):
     block = SCFAE(list(WIDTHS), WIDTHS, out_channels=4)
     feats = {m: x.detach() for m, x in features(WIDTHS, 16, "vector").items()}
