@@ -112,8 +112,10 @@ def expand_mask(mask_B: Tensor, like: Tensor) -> Tensor:
 
 
 def plain_eager(x: Tensor) -> bool:
-    """Whether operators on ``x`` run at once and unseen: no compiler, exporter, counter, tensor subclass
-    or transform of torch.func."""
+    """Whether operators on ``x`` run at once and unseen.
+
+    Not under a compiler, an exporter, a counter or a transform of torch.func, nor for a tensor subclass.
+    """
     return (
         type(x) is Tensor
         and not torch._C._are_functorch_transforms_active()

@@ -36,7 +36,7 @@ class RowsProduct(torch.autograd.Function):
     Shapes: x (N, C), weight (D, C), bias (D,) or None -> (N, D).
     """
 
-    # a separate setup_context would have torch read this signature again at every call: a sixth of a small block's step
+    # a separate setup_context would have torch read this signature again at every call: a seventh of a small step
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)

@@ -50,7 +50,7 @@ def split_rows(feats: Mapping[str, Tensor], available: Mapping[str, Tensor], wid
     names, per_sample = list(feats), math.prod(positions(first))
     rows = [_rows(feats[m]) for m in names]
     there = [available[m].repeat_interleave(per_sample) for m in names]
-    if fits:
+    if fits:  # not split: the way back of a split copies the gradient
         return [(dict(zip(names, rows)), dict(zip(names, there)))]
     each = math.ceil(number / math.ceil(number / most))
     # torch.split, not slices: its backward pass puts the blocks' gradients together once

@@ -55,4 +55,6 @@ def _written_out(a: Tensor, b: Tensor, axis: int, size_a: Tensor | None = None) 
 def _gradient(x: Tensor, size: Tensor, other: Tensor, across: Tensor, along: Tensor) -> Tensor:
     # a clamped norm is a constant
     part = x * torch.where(size > SILENT, along / size.square(), 0.0)
-    return torch.addcmul(part, other, across) if torch.is_grad_enabled() else part.addcmul_(other, across)
+    if torch.is_grad_enabled():
+        return torch.addcmul(part, other, across)
+    return part.addcmul_(other, across)  # one pass of writing less, where no second derivative needs part

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmfusion_plugin.fusion import FUSIONS, SCFAE, FusionBlock, FusionOutput, row_blocks
-from mmfusion_plugin.fusion import block as block_room
+from mmfusion_plugin.fusion import block as block_module
 from mmfusion_plugin.fusion.row_blocks import join_rows, rows_pay, split_rows
 
 WIDTHS = dict(a=6, b=8, c=4)
@@ -50,7 +50,7 @@ def test_blocks_give_what_the_whole_gives(form, shape, monkeypatch):
     available = {m: torch.ones(len(x), dtype=torch.bool) for m, x in feats.items()}
     available["b"][0] = False
     with monkeypatch.context() as patched:
-        patched.setattr(block_room, "split_rows", lambda *_: [])
+        patched.setattr(block_module, "split_rows", lambda *_: [])
         whole, expected = run(block, feats, available)
     for rows in (8, sys.maxsize):  # the second: all in one block
         monkeypatch.setattr(row_blocks, "VALUES", rows * block._widest)

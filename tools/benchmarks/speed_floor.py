@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmfusion_plugin.fusion import block as block_room
+from mmfusion_plugin.fusion import block as block_module
 
 __all__ = ["Floor", "Product", "products", "ratios", "spread", "timed"]
 
@@ -114,7 +114,7 @@ def products(block: nn.Module, run: Callable[[], object]) -> list[tuple[Product,
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             handles.append(layer.register_forward_hook(note))
     try:
-        with mock.patch.object(block_room, "split_rows", lambda *_: []):  # maps stay maps, in one piece
+        with mock.patch.object(block_module, "split_rows", lambda *_: []):  # maps stay maps, in one piece
             run()
     finally:
         for handle in handles:
