@@ -17,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .block import FusionBlock
 from .contract import FusionOutput, channel_axis, expand_mask, positions, where_there
-from .layers import ChannelLinear, InputNorm, SwiGLU, channels_last, make_norm
+from .layers import (
+    ChannelLinear, InputNorm, SwiGLU, channels_last, linear_of_rows, make_norm, merge, merging_pays, untouched)
 from .row_blocks import Block, join_rows
 from .similarity import SILENT, cosine
 
@@ -28,6 +29,7 @@ READS = ("post", "pre", "post_and_input")
 NEIGHBOURS = ("zeros", "own", "next")
 BRANCHES = ("full", "shared", "specific")
 SOURCES = ("both", "received")
+Ends = dict[str, tuple[Tensor, Tensor]]  # weight and bias by modality
 
 
 class GatedStage(nn.Module):
@@ -42,8 +44,12 @@ class GatedStage(nn.Module):
         self.swiglu = SwiGLU(channels)
         self.residual = residual
 
+    def hidden(self, x: Tensor) -> Tensor:
+        """What SwiGLU's last linear reads."""
+        return self.swiglu.hidden(self.norm(x))
+
     def forward(self, x: Tensor) -> Tensor:
-        y = self.swiglu(self.norm(x))
+        y = self.swiglu.down(self.hidden(x))
         return x + y if self.residual else y
 
 
@@ -205,7 +211,8 @@ class SCFAE(FusionBlock):
 
     def fuse_blocks(self, blocks: Sequence[Block], feats: Mapping[str, Tensor]) -> FusionOutput:
         like = feats[self.modalities[0]]
-        fused, compared = zip(*(self._fuse(*block) for block in blocks))
+        ends = self._merged_ends(sum(len(V[self.modalities[0]]) for V, _ in blocks))
+        fused, compared = zip(*(self._fuse(*block, ends) for block in blocks))
         joined = {}
         for m in compared[0]:
             distance_BP, similarity_BP, counted_BP = (
@@ -214,15 +221,17 @@ class SCFAE(FusionBlock):
         return self._output(join_rows(fused, like), joined, positions(like).numel())
 
     def _fuse(
-        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]
+        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor], ends: Ends | None = None
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
         """What the head reads; by modality what :meth:`_compare` finds, {} where nothing is reconstructed."""
         if self.with_cp and torch.is_grad_enabled():
-            Z, Z_post = checkpoint(self._states, V, available, use_reentrant=False)
+            Z, after = checkpoint(self._states, V, available, ends, use_reentrant=False)
         else:
-            Z, Z_post = self._states(V, available)
+            Z, after = self._states(V, available, ends)
 
-        read = [(Z if self.head_reads == "pre" else Z_post)[m] for m in self.modalities]
+        if ends is not None:
+            return self._from_ends(V, after, available)
+        read = [(Z if self.head_reads == "pre" else after)[m] for m in self.modalities]
         if self.input_norm is not None:
             normed = self.input_norm(V, available)
             read += [normed[m] for m in self.modalities]
@@ -230,7 +239,43 @@ class SCFAE(FusionBlock):
         if not self._reconstructs:
             return fused, {}
         return fused, {
-            m: self._compare(V[m], *self._reconstruction(m, Z, Z_post, available)) for m in self.modalities}
+            m: self._compare(V[m], *self._reconstruction(m, Z, after, available)) for m in self.modalities}
+
+    def _merged_ends(self, rows: int) -> Ends | None:
+        """By modality one linear from inside SwiGLU_post to its part of the readout and to its reconstruction.
+
+        The last linear of SwiGLU_post and those that read it follow each other with nothing between. None where
+        ``rows`` are too few for that to pay, or where something else reads Z_m.
+        """
+        recon = self._reconstructs
+        if self.head_reads != "post" or (recon and self.recon_reads != "both"):
+            return None
+        downs = {m: stage.swiglu.down for m, stage in self.post.items()}
+        layers = [self.readout, *downs.values(), *(self.P_recon.values() if recon else ())]
+        if not all(map(untouched, layers)) or any(stage.residual for stage in self.post.values()):
+            return None
+        ends = {}
+        parts = self.readout.weight.split([down.out_features for down in downs.values()], 1)
+        for (m, down), weight in zip(downs.items(), parts):
+            # the readout's bias once, not once in every modality
+            bias = self.readout.bias if not ends else torch.zeros_like(self.readout.bias)
+            if recon:
+                weight = torch.cat([weight, self.P_recon[m].weight])
+                bias = torch.cat([bias, self.P_recon[m].bias])
+            if not merging_pays(rows, down.in_features, down.out_features, len(weight)):
+                return None
+            ends[m] = merge(down, weight, bias)
+        return ends
+
+    def _from_ends(
+        self, V: Mapping[str, Tensor], ended: Mapping[str, Tensor], available: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
+        """:meth:`_fuse`'s results from what :meth:`_merged_ends` gave."""
+        if not self._reconstructs:
+            return sum(ended.values()), {}
+        split = {m: x.split([self._out_channels, self.in_channels[m]], 1) for m, x in ended.items()}
+        return sum(read for read, _ in split.values()), {
+            m: self._compare(V[m], recon, available[m]) for m, (_, recon) in split.items()}
 
     def _output(
         self, fused: Tensor, compared: Mapping[str, tuple[Tensor, Tensor, Tensor]], places: int
@@ -262,11 +307,13 @@ class SCFAE(FusionBlock):
         return self.P_recon[m](alone), available[m] & available[self.neighbour[m]]
 
     def _states(
-        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]
+        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor], ends: Ends | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Z_m before and after SwiGLU_post."""
+        """Z_m before SwiGLU_post, and after it or, with ``ends``, after those."""
         parts = self._exchange(V, available)
         Z = {m: self._recompose(**parts[m]) for m in self.modalities}
+        if ends is not None:
+            return Z, {m: linear_of_rows(stage.hidden(Z[m]), *ends[m]) for m, stage in self.post.items()}
         if self.head_reads == "pre" and not self._reconstructs:
             return Z, {}
         return Z, {m: stage(Z[m]) for m, stage in self.post.items()}
