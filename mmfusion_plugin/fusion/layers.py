@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from .contract import channel_axis, expand_mask, plain_eager, where_there
 
@@ -28,7 +29,9 @@ ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.
 # from memory (with two threads a few rows of MKL's take 1.5 to 2 times as long) and for so many rows, to however few
 # channels (torch adds their bias slowly).
 MANY_PRODUCTS, MANY_WEIGHTS, MANY_ROWS = 4_000_000, 150_000, 2048
-WIDE = 1024  # columns from which oneDNN's gradient of the weight is the faster one, by up to a quarter
+# columns from which oneDNN's gradient of the weight is the faster one, by up to a quarter; with several threads also
+# that of many rows, as a convolution's, by up to a third
+WIDE = 1024
 
 
 class RowsProduct(torch.autograd.Function):
@@ -52,15 +55,27 @@ class RowsProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = gradient @ weight if plain else ONEDNN(gradient, weight.t(), None, "none", [], "")
         if ctx.needs_input_grad[1]:
-            if plain or x.shape[1] < WIDE:
-                of_weight = gradient.t() @ x
-            else:
-                # a part of wider rows, read across, sends oneDNN to its reference code: 1000 times as long
-                across, x = gradient.contiguous().t(), x.contiguous()
-                of_weight = ONEDNN(across, x.t(), None, "none", [], "")
+            of_weight = gradient.t() @ x if plain else _gradient_of_weight(x, gradient)
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum(0)
         return of_x, of_weight, of_bias
+
+
+def _gradient_of_weight(x: Tensor, gradient: Tensor) -> Tensor:
+    """Shapes: (N, C), (N, D) -> (D, C)."""
+    (rows, C), D = x.shape, gradient.shape[1]
+    dense = x.is_contiguous() and gradient.is_contiguous()
+    if torch.get_num_threads() > 1 and rows >= MANY_ROWS and dense:
+        return conv2d_weight(_as_map(x), (D, C, 1, 1), _as_map(gradient)).flatten(1)
+    if C >= WIDE:
+        # a part of wider rows, read across, sends oneDNN to its reference code: 1000 times as long
+        return ONEDNN(gradient.contiguous().t(), x.contiguous().t(), None, "none", [], "")
+    return gradient.t() @ x
+
+
+def _as_map(rows: Tensor) -> Tensor:
+    """(N, C) -> (1, C, 1, N), channels last in memory."""
+    return rows.view(1, 1, *rows.shape).permute(0, 3, 1, 2)
 
 
 def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
