@@ -43,6 +43,7 @@ class RowsProduct(torch.autograd.Function):
     # a separate setup_context would have torch read this signature again at every call: a seventh of a small step
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x = x.contiguous()  # oneDNN would copy a part of wider rows itself, and once more for the gradient
         ctx.save_for_backward(x, weight)
         return ONEDNN(x, weight, bias, "none", [], "")
 
@@ -62,14 +63,13 @@ class RowsProduct(torch.autograd.Function):
 
 
 def _gradient_of_weight(x: Tensor, gradient: Tensor) -> Tensor:
-    """Shapes: (N, C), (N, D) -> (D, C)."""
+    """Shapes: (N, C) without gaps, (N, D) -> (D, C)."""
     (rows, C), D = x.shape, gradient.shape[1]
-    dense = x.is_contiguous() and gradient.is_contiguous()
-    if torch.get_num_threads() > 1 and rows >= MANY_ROWS and dense:
-        return conv2d_weight(_as_map(x), (D, C, 1, 1), _as_map(gradient)).flatten(1)
+    if torch.get_num_threads() > 1 and rows >= MANY_ROWS:
+        return conv2d_weight(_as_map(x), (D, C, 1, 1), _as_map(gradient.contiguous())).flatten(1)
     if C >= WIDE:
         # a part of wider rows, read across, sends oneDNN to its reference code: 1000 times as long
-        return ONEDNN(gradient.contiguous().t(), x.contiguous().t(), None, "none", [], "")
+        return ONEDNN(gradient.contiguous().t(), x.t(), None, "none", [], "")
     return gradient.t() @ x
 
 
