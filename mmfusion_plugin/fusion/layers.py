@@ -11,7 +11,7 @@ from torch.nn.grad import conv2d_weight
 from .contract import channel_axis, expand_mask, plain_eager, where_there
 
 __all__ = ["ChannelBatchNorm", "ChannelLinear", "ChannelNorm", "InputNorm", "SwiGLU", "channels_last", "linear_of_rows",
-           "make_norm", "merge", "merging_pays", "untouched"]
+           "make_norm"]
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -146,29 +146,6 @@ def linear_of_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not _onednn_serves(x, weight):
         return F.linear(x, weight, bias)
     return RowsProduct.apply(x, weight, bias) if torch.is_grad_enabled() else ONEDNN(x, weight, bias, "none", [], "")
-
-
-def merge(first: ChannelLinear, then_weight: Tensor, then_bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (E, C) and bias (E,) of the one linear that does what ``first`` (C to D) and a second one, (E, D), do."""
-    return then_weight @ first.weight, torch.addmv(then_bias, then_weight, first.bias)
-
-
-def merging_pays(rows: int, inputs: int, between: int, outputs: int) -> bool:
-    """Whether ``rows`` pass :func:`merge` sooner than two linears, ``inputs`` to ``between`` to ``outputs``.
-
-    Twice as many multiply-adds have to be saved as the merged weight takes: a small product is the slower one.
-    """
-    saved = inputs * between + between * outputs - inputs * outputs
-    return rows * saved > 2 * inputs * between * outputs
-
-
-def untouched(layer: nn.Module) -> bool:
-    """Whether nothing but the layer's own parameters decides what it does: no hook, no other class in its place.
-
-    Pruning, adapters, counters and profilers act by hooks or replace the layer; a merged weight would pass them by.
-    """
-    return type(layer) is ChannelLinear and type(layer.weight) is nn.Parameter and not (
-        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu}

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .block import FusionBlock
 from .contract import FusionOutput, channel_axis, expand_mask, positions, where_there
-from .layers import (
-    ChannelLinear, InputNorm, SwiGLU, channels_last, linear_of_rows, make_norm, merge, merging_pays, untouched)
+from .layers import ChannelLinear, InputNorm, SwiGLU, channels_last, linear_of_rows, make_norm
+from .merging import merge, merging_pays, untouched
 from .row_blocks import Block, join_rows
 from .similarity import SILENT, cosine
 
@@ -49,7 +49,7 @@ class GatedStage(nn.Module):
         return self.swiglu.hidden(self.norm(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.swiglu.down(self.hidden(x))
+        y = self.swiglu(self.norm(x))
         return x + y if self.residual else y
 
 
@@ -244,28 +244,35 @@ class SCFAE(FusionBlock):
     def _merged_ends(self, rows: int) -> Ends | None:
         """By modality one linear from inside SwiGLU_post to its part of the readout and to its reconstruction.
 
-        The last linear of SwiGLU_post and those that read it follow each other with nothing between. None where
-        ``rows`` are too few for that to pay, or where something else reads Z_m.
+        None where ``rows`` are too few for that to pay, or where it would pass something by.
         """
-        recon = self._reconstructs
-        if self.head_reads != "post" or (recon and self.recon_reads != "both"):
+        if not self._ends_meet:
             return None
-        downs = {m: stage.swiglu.down for m, stage in self.post.items()}
-        layers = [self.readout, *downs.values(), *(self.P_recon.values() if recon else ())]
-        if not all(map(untouched, layers)) or any(stage.residual for stage in self.post.values()):
-            return None
-        ends = {}
+        downs, ends = {m: stage.swiglu.down for m, stage in self.post.items()}, {}
         parts = self.readout.weight.split([down.out_features for down in downs.values()], 1)
         for (m, down), weight in zip(downs.items(), parts):
             # the readout's bias once, not once in every modality
             bias = self.readout.bias if not ends else torch.zeros_like(self.readout.bias)
-            if recon:
+            if self._reconstructs:
                 weight = torch.cat([weight, self.P_recon[m].weight])
                 bias = torch.cat([bias, self.P_recon[m].bias])
             if not merging_pays(rows, down.in_features, down.out_features, len(weight)):
                 return None
             ends[m] = merge(down, weight, bias)
         return ends
+
+    @property
+    def _ends_meet(self) -> bool:
+        """Whether the last linear of SwiGLU_post is read by linears alone, and nothing watches any of them."""
+        recon = self._reconstructs
+        if self.head_reads != "post" or (recon and self.recon_reads != "both"):
+            return False
+        stages = list(self.post.values())
+        gates = [stage.swiglu for stage in stages]
+        linears = [self.readout, *(gate.down for gate in gates), *(self.P_recon.values() if recon else ())]
+        kinds = (GatedStage, stages), (SwiGLU, gates), (ChannelLinear, linears)
+        return not any(stage.residual for stage in stages) and all(
+            untouched(layer, kind) for kind, layers in kinds for layer in layers)
 
     def _from_ends(
         self, V: Mapping[str, Tensor], ended: Mapping[str, Tensor], available: Mapping[str, Tensor]

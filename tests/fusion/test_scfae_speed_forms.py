@@ -7,10 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fusion.cases import RANKS, features, present
+from torch.nn.grad import conv2d_weight
+from torch.nn.utils import prune
 
-from mmfusion_plugin.fusion import SCFAE, layers
+from mmfusion_plugin.fusion import SCFAE, layers, merging, scfae
 from mmfusion_plugin.fusion.contract import channel_axis, where_there
 from mmfusion_plugin.fusion.layers import ChannelLinear
+from mmfusion_plugin.fusion.modes import fused_only
 
 WIDTHS = dict(a=24, b=16)
 
@@ -144,6 +147,80 @@ def test_a_gradient_may_lie_in_memory_as_it_likes(kind, wide, monkeypatch, onedn
     torch.testing.assert_close(x.grad, plain @ layer.weight.detach())
     torch.testing.assert_close(layer.weight.grad, plain.t() @ x.detach())
     torch.testing.assert_close(layer.bias.grad, plain.sum(0))
+
+
+@needs_onednn
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_the_gradient_of_a_weight_on_many_rows(kind, threads, monkeypatch):
+    before, used = torch.get_num_threads(), []
+    monkeypatch.setattr(layers, "conv2d_weight", lambda *given: used.append(1) or conv2d_weight(*given))
+    N = layers.MANY_ROWS
+    layer, x = ChannelLinear(24, 20), torch.randn(N, 48, requires_grad=True)
+    gradient = GRADIENTS[kind](N, 20)
+    torch.set_num_threads(threads)
+    try:
+        layer(x[:, 24:]).backward(gradient)
+    finally:
+        torch.set_num_threads(before)
+    assert bool(used) is (threads > 1)
+    torch.testing.assert_close(layer.weight.grad, gradient.t() @ x.detach()[:, 24:], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(x.grad[:, 24:], gradient @ layer.weight.detach(), rtol=1e-4, atol=1e-4)
+    assert not x.grad[:, :24].any()
+
+
+MERGED = dict(a=8, b=8)
+
+
+def merges(monkeypatch, block, size=20) -> int:
+    """How many modalities' ends one training step on a map merges."""
+    used = []
+    with monkeypatch.context() as patched:
+        patched.setattr(scfae, "merge", lambda *given: used.append(1) or merging.merge(*given))
+        out = block({m: torch.randn(1, C, size, size) for m, C in MERGED.items()})
+    assert out.fused.shape == (1, block.out_channels, size, size)
+    return len(used)
+
+
+def test_many_positions_pass_the_last_linears_at_once(monkeypatch):
+    block = SCFAE(list(MERGED), MERGED, out_channels=8)
+    assert merges(monkeypatch, block) == 2
+    assert merges(monkeypatch, block, size=2) == 0, "the merged weight would take longer than it saves"
+    with fused_only(block):
+        assert merges(monkeypatch, block) == 2
+    block.recon_weight = 0
+    assert merges(monkeypatch, block) == 2
+
+
+@pytest.mark.parametrize("options", [
+    dict(residual=True), dict(recon_reads="received"), dict(head_reads="pre"), dict(head_reads="post_and_input"),
+    dict(out_channels=None), dict(width=0.125)])
+def test_what_reads_between_the_last_linears_keeps_them_apart(options, monkeypatch):
+    assert merges(monkeypatch, SCFAE(list(MERGED), MERGED, **(dict(out_channels=8) | options))) == 0
+
+
+@pytest.mark.parametrize("which", ["readout", "post.b.swiglu.down", "P_recon.a", "post.a", "post.a.swiglu"])
+def test_a_hook_on_a_last_linear_is_called(which, monkeypatch):
+    block, seen = SCFAE(list(MERGED), MERGED, out_channels=8), []
+    handle = block.get_submodule(which).register_forward_hook(lambda *_: seen.append(1))
+    assert merges(monkeypatch, block) == 0 and seen
+    handle.remove()
+    assert merges(monkeypatch, block) == 2
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert merges(monkeypatch, block) == 0
+    finally:
+        handle.remove()
+
+
+def test_pruning_and_adapters_are_not_passed_by(monkeypatch):
+    block = SCFAE(list(MERGED), MERGED, out_channels=8)
+    prune.l1_unstructured(block.readout, "weight", 0.5)
+    assert merges(monkeypatch, block) == 0
+    prune.remove(block.readout, "weight")
+    assert merges(monkeypatch, block) == 2
+    torch.nn.utils.parametrizations.weight_norm(block.post["a"].swiglu.down)
+    assert merges(monkeypatch, block) == 0
 
 
 def test_transforms_of_torch_func_go_through(onednn_everywhere):
