@@ -16,10 +16,10 @@ def merge(first: nn.Linear, then_weight: Tensor, then_bias: Tensor) -> tuple[Ten
 def merging_pays(rows: int, inputs: int, between: int, outputs: int) -> bool:
     """Whether ``rows`` pass :func:`merge` sooner than two linears, ``inputs`` to ``between`` to ``outputs``.
 
-    Twice as many multiply-adds have to be saved as the merged weight takes: a small product is the slower one.
+    A third more multiply-adds have to be saved than the merged weight takes: a small product is the slower one.
     """
     saved = inputs * between + between * outputs - inputs * outputs
-    return rows * saved > 2 * inputs * between * outputs
+    return 3 * rows * saved > 4 * inputs * between * outputs
 
 
 def untouched(layer: nn.Module, kind: type[nn.Module]) -> bool:
