@@ -5,12 +5,13 @@
 ``torch.mm``, ``F.linear``, a 1x1 convolution on channels-last memory and, where torch has it, oneDNN's linear; the
 fastest is taken.
 The floor then runs the list in the block's order with the block's own weights, so that both stream the same memory.
-Attention's inner products are no layers and not in it.
+Attention's inner products are no layers and not in it. The list is that of the formulation as written: a block that
+multiplies two linears into one (fusion/merging.py) does fewer products than its floor.
 
 **Floor of the training step.** The same products; for each the two of its backward pass (the gradient of its input and
-that of its weight: by ``torch.mm`` or oneDNN's linear, each the faster, or both by one ``convolution_backward``); and
-one step of the same fused AdamW on the same parameters. What is no product (biases, norms) gets its gradient for
-nothing. Block and floor start from gradients set to None and allocate them anew, as a runner does.
+that of its weight: by ``torch.mm`` or oneDNN's linear, each the faster, that of the weight as a 1x1 convolution's, or
+both by one ``convolution_backward``); and one step of the same fused AdamW on the same parameters. What is no product
+(biases, norms) gets its gradient for nothing. Block and floor start from gradients set to None and allocate them anew, as a runner does.
 
 A block's ratio is the median over rounds of its time by its floor's of the same round. With one thread on a processor
 the time is that thread's own, which other processes do not lengthen; otherwise it is the clock's.
@@ -26,6 +27,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from mmfusion_plugin.fusion import block as block_module
 
@@ -230,6 +232,11 @@ def _onednn_mm(a: Tensor, b: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
 
 
+def _convolution_of_weight(across: Tensor, rows: Tensor) -> Tensor:
+    gradient = across.t()
+    return conv2d_weight(_map(rows), (gradient.shape[1], rows.shape[1], 1, 1), _map(gradient)).flatten(1)
+
+
 def _onednn(x: Tensor, weight: Tensor, _) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(_rows(x), weight, None, "none", [], "")
 
@@ -245,5 +252,6 @@ BACKWARD: dict[str, Callable] = {
     "oneDNN linear": _products_backward(_onednn_mm, _onednn_mm),
     "oneDNN linear, torch.mm": _products_backward(_onednn_mm, torch.mm),
     "torch.mm, oneDNN linear": _products_backward(torch.mm, _onednn_mm),
+    "oneDNN linear, 1x1 convolution": _products_backward(_onednn_mm, _convolution_of_weight),
     "1x1 convolution": _convolution_backward,
 }
