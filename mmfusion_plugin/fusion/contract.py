@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 __all__ = [
     "FusionOutput",
+    "beside",
     "channel_axis",
     "check_batch",
     "check_in_channels",
@@ -142,7 +143,9 @@ def check_batch(
     feats: Mapping[str, Tensor],
     available: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
-    """Check one level of features and return the availability of every modality.
+    """Check one level of features and return the availability of every modality, on the device that it came on.
+
+    Masks should come on the processor, where the answer to "is anything left?" does not wait for an accelerator.
 
     Shapes: feats {m: (B, C_m), (B, T, C_m), (B, C_m, H, W) or (B, C_m, T, H, W)};
         available {m: (B,)} bool, or None for "all there" -> {m: (B,)} bool.
@@ -175,7 +178,8 @@ def check_batch(
                 "bring them to one grid before fusion (the necks' align option does)"
             )
     if available is None:
-        return {m: torch.ones(first.shape[0], dtype=torch.bool, device=first.device) for m in modalities}
+        where = first.device if torch.compiler.is_compiling() else "cpu"
+        return {m: torch.ones(first.shape[0], dtype=torch.bool, device=where) for m in modalities}
     if set(available) != set(modalities):
         raise ValueError(f"available names {sorted(available)}, neck.modalities is {list(modalities)}")
     for m in modalities:
@@ -192,4 +196,9 @@ def check_batch(
                 f"samples {nothing.nonzero().flatten().tolist()} of the batch have no modality at all; "
                 f"at least one of {list(modalities)} must be available per sample"
             )
-    return {m: available[m].to(first.device) for m in modalities}
+    return {m: available[m] for m in modalities}
+
+
+def beside(feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks on the device of the features."""
+    return {m: available[m].to(x.device, non_blocking=True) for m, x in feats.items()}

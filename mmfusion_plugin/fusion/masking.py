@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .contract import channel_axis, expand_mask, where_there
+from .counting import HostCopy
 from .ranks import all_reduced, rank
 
 __all__ = ["MissingFill", "ModalityDropout"]
@@ -42,21 +43,22 @@ class ModalityDropout(nn.Module):
             # below 2^24: mmengine's SyncBuffersHook averages buffers over ranks as float32
             self.register_buffer("seed", torch.tensor(seed % 2**24, dtype=torch.int64))
             self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+            self._seed, self._step = HostCopy(), HostCopy()
 
     def forward(self, available: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not self.training or self.p == 0:
             return dict(available)
         here_BM = torch.stack([available[m] for m in self.modalities], 1)
-        if here_BM.is_meta:  # shapes alone: there is nothing to draw for
+        if here_BM.is_meta or self.step.is_meta:  # shapes alone: there is nothing to draw for
             return dict(available)
         keep_BM = self.draw(here_BM.cpu()).to(here_BM.device)
-        self.step += 1
+        self._step.add_one(self.step)
         return {m: keep_BM[:, i] for i, m in enumerate(self.modalities)}
 
     def draw(self, here_BM: Tensor) -> Tensor:
         """What each sample keeps of ``here_BM`` (B, M) at the current step."""
         generator = torch.Generator()
-        mixed = (int(self.seed) * 1_000_003 + int(self.step)) * 65_537 + rank()
+        mixed = (self._seed.read(self.seed) * 1_000_003 + self._step.read(self.step)) * 65_537 + rank()
         generator.manual_seed(mixed % 2**63)
         B, M = here_BM.shape
         lose_B = (torch.rand(B, generator=generator) < self.p) & (here_BM.sum(1) > 1)
@@ -123,13 +125,14 @@ class MissingFill(nn.Module):
     @torch.no_grad()
     def _update_means(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> None:
         for m, x in feats.items():
-            if x.is_meta:  # shapes alone: there is nothing to average
-                continue
             mean = getattr(self, f"mean_{m}")
-            here = x[available[m]].movedim(channel_axis(x), -1).reshape(-1, mean.numel()).float()
-            total, count = all_reduced(here.sum(0), torch.full((), float(len(here)), device=x.device))
-            if count > 0 and torch.isfinite(total).all():
-                mean.lerp_((total / count).to(mean.dtype), self.momentum)
+            rows = x.movedim(channel_axis(x), -1).reshape(len(x), -1, mean.numel()).float()
+            here = torch.where(available[m][:, None, None], rows, 0.0)
+            # torch.where, not if: an accelerator would have to be waited for
+            total, count = all_reduced(here.sum((0, 1)), available[m].sum().float() * rows.shape[1])
+            sound = (count > 0) & torch.isfinite(total).all()
+            newest = torch.where(sound, total / count.clamp(min=1), mean.float()).to(mean.dtype)
+            mean.lerp_(newest, self.momentum)
 
     def extra_repr(self) -> str:
         return f"fill={self.fill}"

@@ -146,9 +146,10 @@ class Novelty(nn.Module):
         known = {}
         for m in self.modalities:
             known[m] = available[m] & torch.stack([scale.ready for scale in self.scale[m].values()]).all()
-            ready = all(bool(normal.ready) for normal in self.features[m]) if m in vectors else True
             for name, x in raw[m].items():
-                here = clean[m] if ready or name != "distance" else torch.zeros_like(clean[m])
+                here = clean[m]
+                if name == "distance":
+                    here = here & torch.stack([normal.ready for normal in self.features[m]]).all()
                 self.scale[m][name].update(x[:, None], here)
             for normal, x in zip(self.features[m] if m in vectors else (), vectors.get(m, ())):
                 normal.update(x, clean[m])

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contract import FusionOutput, check_modalities, expand_mask, where_there
+from .contract import FusionOutput, beside, check_modalities, expand_mask, where_there
+from .counting import HostCopy
 from .dependency import Dependency
 from .input_statistics import NUM_STATISTICS
 from .modes import evaluating, fused_only
@@ -201,6 +202,7 @@ class UDML(nn.Module):
         self._told = False  # in this process: a resumed buffer does not show that the schedule goes on
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self._steps, self._share = HostCopy(), HostCopy()
 
     def set_progress(self, share: float) -> None:
         """Tell how much of training is done, in [0, 1]; saved with the model, so that a test knows the stage."""
@@ -212,7 +214,10 @@ class UDML(nn.Module):
     @property
     def dynamic(self) -> bool:
         """Whether the stage of dynamic weights is reached."""
-        return self.weigh is not None and bool(self.progress >= self.weights_from)
+        if self.weigh is None:
+            return False
+        first = torch.tensor(self.weights_from, device="cpu").item()  # in the buffer's precision: 0.7 is reached at 0.7
+        return self._share.read(self.progress) >= first
 
     @property
     def awaits_progress(self) -> str | None:
@@ -266,8 +271,8 @@ class UDML(nn.Module):
         """Whether this training step is to update the dependency; counts the steps. Call once a step."""
         if self.dependency is None or not self.training:
             return False
-        due = int(self.step) % self.dependency_every == 0
-        self.step += 1
+        due = self._steps.read(self.step) % self.dependency_every == 0
+        self._steps.add_one(self.step)
         return due
 
     def update_gain(
@@ -298,8 +303,10 @@ class UDML(nn.Module):
         single = isinstance(first, Tensor)
         pyramid = {m: (feats[m],) if single else tuple(feats[m]) for m in self.modalities}
         if available is None:
-            B, device = pyramid[self.modalities[0]][0].shape[0], pyramid[self.modalities[0]][0].device
-            available = {m: torch.ones(B, dtype=torch.bool, device=device) for m in self.modalities}
+            B = pyramid[self.modalities[0]][0].shape[0]
+            available = {m: torch.ones(B, dtype=torch.bool) for m in self.modalities}
+        given = available  # where it came from: the inner fusion looks at it once more
+        available = beside({m: pyramid[m][0] for m in self.modalities}, given)
         # before any arithmetic: NaN x 0 is NaN
         pyramid = {
             m: tuple(where_there(expand_mask(available[m], x), x, 0.0) for x in pyramid[m]) for m in self.modalities}
@@ -314,7 +321,7 @@ class UDML(nn.Module):
         alpha = self._alpha(alpha)
         weights = self._weights(level, alpha, here)
         weighted = {m: tuple(self._weighted(x, weights[m], grid) for x in z[m]) for m in self.modalities}
-        output = self.inner({m: x[0] if single else x for m, x in weighted.items()}, available)
+        output = self.inner({m: x[0] if single else x for m, x in weighted.items()}, given)
         losses = {**output.losses, **self._noise_loss(s, here, told),
                   **self._kl_loss(mus, log_variances, available, levels)}
         found = {"weight": weights, "noise": s, "level": level, "novelty": novelty, "dependency": alpha}

@@ -21,11 +21,13 @@ __all__ = [
 ]
 
 
-def availability(modalities: Sequence[str], metas: Sequence[Mapping], device: torch.device | str) -> dict[str, Tensor]:
-    """{m: (B,) bool} from the samples' ``available`` metainfo; what is not recorded is there."""
+def availability(modalities: Sequence[str], metas: Sequence[Mapping]) -> dict[str, Tensor]:
+    """{m: (B,) bool} from the samples' ``available`` metainfo; what is not recorded is there.
+
+    On the processor: what asks whether anything is left then waits for no accelerator. Blocks move it themselves.
+    """
     return {
-        m: torch.tensor([bool(meta.get("available", {}).get(m, True)) for meta in metas], device=device)
-        for m in modalities
+        m: torch.tensor([bool(meta.get("available", {}).get(m, True)) for meta in metas]) for m in modalities
     }
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
+from mmfusion_plugin.fusion.contract import beside
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
 from mmfusion_plugin.fusion.modes import evaluating, fused_only
 from mmfusion_plugin.fusion.novelty import disagreement
@@ -48,7 +49,7 @@ def predictions_alone(
         for m in neck.modalities:
             first = feats[m] if isinstance(feats[m], Tensor) else feats[m][0]
             B, device = len(first), first.device
-            alone = {k: torch.full((B,), k == m, device=device) for k in neck.modalities}
+            alone = {k: torch.full((B,), k == m) for k in neck.modalities}
             # one modality's weight is 1, whatever the quality and the dependency are
             known = {k: torch.ones(B, device=device) for k in neck.modalities}
             grid = neck.grid(feats) or ()
@@ -90,8 +91,8 @@ def disagreements(
     with evaluating(*heads.modules):
         logits = {m: heads.own[m](feats[m]) for m in neck.modalities}
     if available is None:
-        available = {m: torch.ones(len(x), dtype=torch.bool, device=x.device) for m, x in logits.items()}
-    return disagreement(logits, available)
+        available = {m: torch.ones(len(x), dtype=torch.bool) for m, x in logits.items()}
+    return disagreement(logits, beside(logits, available))
 
 
 def update_gain(
@@ -115,7 +116,7 @@ def update_gain(
         for m in neck.modalities:
             logits = heads.own[m](feats[m])
             correct[m] = correct_probability(logits, labels.to(logits.device))
-    neck.update_gain(correct, output, available, logits.shape[1])
+    neck.update_gain(correct, output, beside(correct, available), logits.shape[1])
 
 
 def check_own_heads(neck: nn.Module, own: Sequence[str], key: str) -> None:

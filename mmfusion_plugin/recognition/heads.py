@@ -123,7 +123,7 @@ class FusionHead(BaseHead):
         views = self._views(cls_scores, data_samples)
         samples = [sample for sample in data_samples for _ in range(views)]
         losses = super().loss_by_feat(cls_scores[FUSED], samples)
-        available = availability(tuple(self.modality_fc), [s.metainfo for s in samples], cls_scores[FUSED].device)
+        available = availability(tuple(self.modality_fc), [s.metainfo for s in samples])
         for m in self.modality_fc:
             found = self._modality_loss(cls_scores[m], samples, available[m])
             name, weight = (f"aux_{m}", self.aux_weight) if self.aux_weight > 0 else (f"probe_{m}", 1.0)
@@ -141,7 +141,7 @@ class FusionHead(BaseHead):
     def predict_by_feat(self, cls_scores: Mapping[str, Tensor], data_samples: list) -> list:
         views = self._views(cls_scores, data_samples)
         scores = {name: self.average_clip(logits, views) for name, logits in cls_scores.items()}
-        available = availability(tuple(self.modality_fc), [s.metainfo for s in data_samples], "cpu")
+        available = availability(tuple(self.modality_fc), [s.metainfo for s in data_samples])
         indifferent = 1 / self.num_classes if self.average_clips == "prob" else 0.0
         for i, sample in enumerate(data_samples):
             score = {name: score[i] for name, score in scores.items()}

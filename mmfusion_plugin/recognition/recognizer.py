@@ -236,7 +236,7 @@ class FusionRecognizer(BaseRecognizer):
         levels = {m: self._levels(m, feats[m], B, views[m], V) for m in self.modalities}
         metas = [{}] * B if data_samples is None else [sample.metainfo for sample in data_samples]
         device = levels[self.modalities[0]][0].device
-        available = _repeated(availability(self.modalities, metas, device), V)
+        available = _repeated(availability(self.modalities, metas), V)
         return levels, available, _repeated(noise_levels(self.modalities, metas, device), V)
 
     def _read(self, output: FusionOutput, levels: Mapping, available: Mapping) -> tuple[dict, dict]:
@@ -422,4 +422,4 @@ def _pooled(fused: Tensor | tuple[Tensor, ...]) -> Tensor:
 def _masked_mean(x: Tensor, available_B: Tensor) -> Tensor:
     """:func:`_mean_over_positions`, 0 where the modality is missing, whatever its features hold."""
     vector = _mean_over_positions(x)
-    return torch.where(expand_mask(available_B, vector), vector, 0.0)
+    return torch.where(expand_mask(available_B.to(vector.device), vector), vector, 0.0)

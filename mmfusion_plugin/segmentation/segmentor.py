@@ -94,8 +94,8 @@ class FusionEncoderDecoder(EncoderDecoder):
         statistics = statistics_of(self.neck, self.backbone.split(inputs), feats)
         if metas is None:
             return fuse(self.neck, feats, None, None, self._heads, statistics)
-        known = (known_of(self.modalities, metas, inputs.device) for known_of in (availability, noise_levels))
-        return fuse(self.neck, feats, *known, self._heads, statistics)
+        available, levels = availability(self.modalities, metas), noise_levels(self.modalities, metas, inputs.device)
+        return fuse(self.neck, feats, available, levels, self._heads, statistics)
 
     def fusion_output(self, inputs: Tensor, data_samples: list | None = None) -> FusionOutput:
         """What the neck makes of a preprocessed batch in evaluation, ``per_sample`` included."""
@@ -115,7 +115,7 @@ class FusionEncoderDecoder(EncoderDecoder):
         losses = {**self._decode_head_forward_train(output.fused, data_samples), **output.losses}
         if self.with_auxiliary_head:
             losses.update(self._auxiliary_head_forward_train(output.fused, data_samples))
-        available = availability(self.modalities, metas, inputs.device)
+        available = availability(self.modalities, metas)
         for m, head in self.modality_heads.items():
             losses.update(add_prefix(self._modality_loss(head, feats[m], data_samples, available[m]), f"aux_{m}"))
         levels = noise_levels(self.modalities, metas, inputs.device)

@@ -179,7 +179,7 @@ def test_weights_are_initialised_with_init_std():
 
 
 def test_what_no_sample_records_is_available():
-    found = availability(AV, [dict(available=dict(audio=False)), {}], "cpu")
+    found = availability(AV, [dict(available=dict(audio=False)), {}])
     assert found["audio"].tolist() == [False, True]
     assert found["visual"].tolist() == [True, True]
 

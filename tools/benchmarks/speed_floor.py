@@ -11,7 +11,8 @@ multiplies two linears into one (fusion/merging.py) does fewer products than its
 **Floor of the training step.** The same products; for each the two of its backward pass (the gradient of its input and
 that of its weight: by ``torch.mm`` or oneDNN's linear, each the faster, that of the weight as a 1x1 convolution's, or
 both by one ``convolution_backward``); and one step of the same fused AdamW on the same parameters. What is no product
-(biases, norms) gets its gradient for nothing. Block and floor start from gradients set to None and allocate them anew, as a runner does.
+(biases, norms) gets its gradient for nothing. Block and floor start from gradients set to None and allocate them anew,
+as a runner does.
 
 A block's ratio is the median over rounds of its time by its floor's of the same round. With one thread on a processor
 the time is that thread's own, which other processes do not lengthen; otherwise it is the clock's.
