@@ -50,7 +50,7 @@ def test_a_line_is_found_and_what_is_none_is_seen(speed):
     assert speed.fit([1, 2, 4], [1.0, 4.0, 16.0])[2] > 0.3
 
 
-@pytest.mark.parametrize("words", [["--shapes", "32"], ["--rows", "nothing"], ["--modalities", "1"]])
+@pytest.mark.parametrize("words", [["--shapes", "32"], ["--rows", "nothing"], ["--modalities", "1"], ["--graphs"]])
 def test_what_cannot_be_timed_is_refused(speed, words):
     with pytest.raises(speed.launch.UsageError):
         speed.main(["blocks", *words])

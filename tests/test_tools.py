@@ -1,6 +1,7 @@
 """Arguments and errors of tools/train.py and tools/test.py, and one run through both on a toy model."""
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from without import ROOT, python
 
 from mmfusion_plugin.engine import launch
@@ -143,6 +145,24 @@ def test_missing_needs_a_multimodal_model():
     cfg = Config(dict(model=dict(data_preprocessor=dict(type="SegDataPreProcessor"))))
     with pytest.raises(launch.UsageError, match=r"data_preprocessor\.modalities.*SegDataPreProcessor"):
         launch.withhold(cfg, ["depth"])
+
+
+@pytest.mark.parametrize("config, kind", [
+    ("segmentation/scfae_r18-segformer_nyuv2-480x640.py", "MultimodalSegDataPreProcessor"),
+    ("recognition/scfae_r18_kinetics-sound.py", "MultimodalActionDataPreProcessor")])
+def test_a_gpu_gets_its_batches_from_pinned_memory(config, kind, repository, monkeypatch):
+    cfg = Config.fromfile(str(repository / "configs" / config))
+    cfg.launcher, cfg.val_dataloader.pin_memory = "none", False
+    monkeypatch.setattr(launch.Runner, "from_cfg", lambda cfg: cfg)
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
+    assert "pin_memory" not in launch.build_runner(copy.deepcopy(cfg)).train_dataloader
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
+    found = launch.build_runner(cfg)
+    assert found.train_dataloader.pin_memory is found.test_dataloader.pin_memory is True
+    assert found.val_dataloader.pin_memory is False, "what the config says stays"
+    assert found.model.data_preprocessor.type == kind and found.model.data_preprocessor.non_blocking is True
+    init_default_scope(cfg.default_scope)
+    assert MODELS.build(found.model.data_preprocessor)._non_blocking is True
 
 
 def test_tta_needs_its_keys(toy, monkeypatch, capsys):

@@ -189,7 +189,8 @@ def check_batch(
             raise ValueError(
                 f"available[{m!r}] has shape {tuple(available[m].shape)}, expected ({first.shape[0]},)"
             )
-    if available[modalities[0]].device.type != "meta":
+    kind = available[modalities[0]].device.type
+    if kind != "meta" and not (kind == "cuda" and torch.cuda.is_current_stream_capturing()):
         nothing = ~torch.stack([available[m] for m in modalities]).any(0)
         if not torch.compiler.is_compiling() and nothing.any():
             raise ValueError(

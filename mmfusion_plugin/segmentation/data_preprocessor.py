@@ -31,6 +31,7 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         test_missing: modalities that evaluation treats as missing, whatever the data hold.
         train_noise, test_noise: noise in training and in evaluation, in the sensor's unit, see
             :class:`~mmfusion_plugin.models.injection.BatchNoise`. Invalid readings stay invalid.
+        non_blocking: as in mmengine's BaseDataPreprocessor.
 
     Shapes: inputs {m: list of (C_m, H, W)} (or a list of such dicts) -> (B, sum C_m, H, W) float32.
     Raises: ValueError for names or lengths that do not agree, sizes that differ between sensors or
@@ -51,10 +52,12 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         train_noise: Mapping | None = None,
         test_noise: Mapping | None = None,
         test_cfg: dict | None = None,
+        non_blocking: bool = False,
     ) -> None:
         super().__init__(
             size=size, size_divisor=size_divisor, pad_val=0, seg_pad_val=seg_pad_val, test_cfg=test_cfg
         )
+        self._non_blocking = non_blocking  # mmsegmentation's class does not hand it on to mmengine's
         invalid = invalid or {}
         if isinstance(modalities, str) or len(set(modalities)) != len(modalities):
             raise ValueError(f"data_preprocessor.modalities must be a list of different names, got {modalities!r}")

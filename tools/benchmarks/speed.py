@@ -33,7 +33,7 @@ import mmfusion_plugin  # noqa: E402  cures the installed wheels before anything
 import torch  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from speed_cases import BLOCKS, LIGHT, TASKS, BlockCase, ModelCase  # noqa: E402
-from speed_floor import Floor, products, ratios, spread, timed  # noqa: E402
+from speed_floor import Floor, graphed, products, ratios, spread, timed  # noqa: E402
 from speed_profile import by_kind, by_phase  # noqa: E402
 
 from mmfusion_plugin.analysis.evidence import markdown_table  # noqa: E402
@@ -90,9 +90,17 @@ def blocks(args: argparse.Namespace) -> Iterator[Record]:
                     calls = dict(block=getattr(case, which))
                     if floor is not None:
                         calls["floor"] = getattr(floor, which)
+                    if args.graphs:
+                        case.onto_device()
+                        calls["block as a CUDA graph"] = graphed(calls["block"])
+                        if floor is not None:
+                            calls["floor"] = graphed(calls["floor"])
                     times = timed(calls, args.rounds, args.device, args.seconds)
                     record = dict(part="blocks", row=name, shape=word, threads=threads, run=which,
                                   peak_bytes=peak(calls["block"]))
+                    if args.graphs:
+                        over = ratios(times, "floor")["block as a CUDA graph"] if floor is not None else None
+                        yield told(record | dict(row=f"{name}, CUDA graph"), times["block as a CUDA graph"], over)
                     if floor is None:
                         yield told(record, times["block"])
                         continue
@@ -308,11 +316,15 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="at least so many count (default: 9)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of rounds for each comparison (default: 2)")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--graphs", action="store_true",
+                        help="blocks on CUDA as graphs, too, over their floor as a graph")
     parser.add_argument("--json", metavar="FILE", help="write every number there")
     parser.add_argument("--first-step", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(words)
     if min(args.rounds, *args.threads, *(args.batch or [1])) < 1 or not 2 <= args.modalities <= len(MODALITIES):
         raise launch.UsageError("--rounds, --threads and --batch must be at least 1, --modalities 2 to 8")
+    if args.graphs and (args.part != "blocks" or args.device.type != "cuda"):
+        raise launch.UsageError("--graphs is of blocks with --device cuda")
     known = set(BLOCKS) if args.part in ("blocks", "scaling", "precision", "optimiser") else {
         row for task in args.tasks for row in TASKS[task]}
     if unknown := sorted(set(args.rows or ()) - known):

@@ -52,17 +52,22 @@ class BlockCase:
         self.device, self.autocast = device, autocast
         # the memory format that a convolutional encoder hands over without being told otherwise
         self.feats = {m: _features(shape, C).to(device).requires_grad_() for m, C in widths.items()}
-        self.available = {m: torch.ones(shape[0], dtype=torch.bool, device=device) for m in widths}
+        self.available = {m: torch.ones(shape[0], dtype=torch.bool) for m in widths}  # as models give it
         self.told = {}
         if isinstance(self.block, UDML):
             self.block.set_progress(1.0)
             self.told = dict(
                 levels={m: torch.full((shape[0],), 3.0, device=device) for m in widths},
                 statistics={m: torch.randn(shape[0], NUM_STATISTICS, device=device) for m in widths})
-        self.optimiser = torch.optim.AdamW(self.block.parameters(), **ADAMW)
+        self.optimiser = torch.optim.AdamW(
+            self.block.parameters(), **ADAMW, capturable=device.type == "cuda")
         self.block.eval()
         with torch.no_grad():
             self.gradient = torch.randn_like(self.run().fused) * 1e-3
+
+    def onto_device(self) -> None:
+        """Masks beside the features: a CUDA graph cannot copy them from the host's own memory."""
+        self.available = {m: mask.to(self.device) for m, mask in self.available.items()}
 
     def run(self):
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
