@@ -112,3 +112,16 @@ def test_the_running_mean_counts_what_is_there_and_finite():
     assert fill.mean_a.eq(2.0).all() and fill.mean_b.eq(3.0).all(), "a batch that is not finite says nothing"
     fill(feats, {m: torch.zeros(3, dtype=torch.bool) for m in WIDTHS})
     assert fill.mean_b.eq(3.0).all()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.7, 1 / 3, 0.95])
+def test_a_stage_begins_at_its_own_share_of_training(share):
+    model, other = (UDML(list(WIDTHS), WIDTHS, FUSIONS["ConcatFusion"](list(WIDTHS), WIDTHS), weights_from=share)
+                    for _ in range(2))
+    model.set_progress(share - 1e-4)
+    assert not model.dynamic
+    model.set_progress(share)
+    assert model.dynamic
+    assert not other.dynamic
+    other.load_state_dict(model.state_dict())
+    assert other.dynamic
