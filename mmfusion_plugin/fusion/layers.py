@@ -52,6 +52,8 @@ class RowsProduct(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         # oneDNN's product has no second derivative, and of one row its gradients take twice as long
         plain = torch.is_grad_enabled() or len(x) == 1
+        if not plain:
+            gradient = gradient.contiguous()  # of a map it may lie the other way: once, not in every product
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
             of_x = gradient @ weight if plain else ONEDNN(gradient, weight.t(), None, "none", [], "")
@@ -63,13 +65,13 @@ class RowsProduct(torch.autograd.Function):
 
 
 def _gradient_of_weight(x: Tensor, gradient: Tensor) -> Tensor:
-    """Shapes: (N, C) without gaps, (N, D) -> (D, C)."""
+    """Shapes: (N, C), (N, D) -> (D, C), both rows one after the other in memory."""
     (rows, C), D = x.shape, gradient.shape[1]
     if torch.get_num_threads() > 1 and rows >= MANY_ROWS:
-        return conv2d_weight(_as_map(x), (D, C, 1, 1), _as_map(gradient.contiguous())).flatten(1)
+        return conv2d_weight(_as_map(x), (D, C, 1, 1), _as_map(gradient)).flatten(1)
     if C >= WIDE:
-        # a part of wider rows, read across, sends oneDNN to its reference code: 1000 times as long
-        return ONEDNN(gradient.contiguous().t(), x.t(), None, "none", [], "")
+        # a part of wider rows, read across, would send oneDNN to its reference code: 1000 times as long
+        return ONEDNN(gradient.t(), x.t(), None, "none", [], "")
     return gradient.t() @ x
 
 
