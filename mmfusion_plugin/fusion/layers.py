@@ -166,9 +166,10 @@ class ChannelNorm(nn.LayerNorm):
         super().__init__(channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        axis = channel_axis(x)
+        if x.ndim < 4:  # channels are the last axis already: two views and their gradients less
+            return super().forward(x)
         # on channels-last memory both movedims are views
-        return super().forward(x.movedim(axis, -1)).movedim(-1, axis)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class ChannelBatchNorm(nn.modules.batchnorm._BatchNorm):

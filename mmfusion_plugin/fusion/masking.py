@@ -113,7 +113,7 @@ class MissingFill(nn.Module):
 
     def _fill(self, m: str, x: Tensor, mask_B: Tensor) -> Tensor:
         if self.fill == "zeros":
-            stand_in = x.new_zeros(())
+            stand_in = 0.0
         else:
             vector = self.token[m] if self.fill == "token" else getattr(self, f"mean_{m}")
             shape = [1] * x.ndim

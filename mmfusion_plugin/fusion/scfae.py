@@ -361,7 +361,7 @@ class SCFAE(FusionBlock):
         """Shared part that m receives from k; where k is missing, what ``missing_neighbour`` says."""
         k = self.neighbour[m]
         if self.missing_neighbour == "zeros":
-            stand_in = shared_hat[k].new_zeros(())
+            stand_in = 0.0
         elif self.missing_neighbour == "own":
             stand_in = shared_hat[m]
         else:
