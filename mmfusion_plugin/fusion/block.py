@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from .contract import FusionOutput, beside, check_batch, check_in_channels, check_modalities
+from .contract import FusionOutput, check_batch, check_in_channels, check_modalities, on_device_of
 from .masking import MissingFill, ModalityDropout
 from .row_blocks import Block, join_rows, rows_pay, split_rows
 
@@ -64,7 +64,7 @@ class FusionBlock(nn.Module, ABC):
         self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> FusionOutput:
         available = self.check(feats, available)
-        available = beside(feats, self.modality_dropout(available))
+        available = on_device_of(feats, self.modality_dropout(available))
         feats = self.missing_fill(feats, available)
         blocks = split_rows(feats, available, self._widest) if self.pointwise and rows_pay(feats) else []
         return self.fuse_blocks(blocks, feats) if blocks else self.fuse(feats, available)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 __all__ = [
     "FusionOutput",
-    "beside",
+    "on_device_of",
     "channel_axis",
     "check_batch",
     "check_in_channels",
@@ -200,6 +200,6 @@ def check_batch(
     return {m: available[m] for m in modalities}
 
 
-def beside(feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def on_device_of(feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The masks on the device of the features."""
     return {m: available[m].to(x.device, non_blocking=True) for m, x in feats.items()}

@@ -131,10 +131,7 @@ class ChannelLinear(nn.Linear):
         if x.ndim > 2:
             x = x.movedim(axis, -1)  # on channels-last memory a view, and so are the rows
             rows = x.reshape(-1, self.in_features)
-        if torch.is_grad_enabled():
-            y = RowsProduct.apply(rows, self.weight, self.bias)
-        else:
-            y = ONEDNN(rows, self.weight, self.bias, FUSED[activation], [], "none" if activation == "gelu" else "")
+        y = _by_onednn(rows, self.weight, self.bias, activation)
         if x.ndim > 2:
             y = y.view(*x.shape[:-1], -1).movedim(-1, axis)
         if torch.is_grad_enabled():
@@ -145,9 +142,14 @@ class ChannelLinear(nn.Linear):
 
 def linear_of_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.linear`` by its fastest call. Shapes: x (N, C), weight (D, C), bias (D,) -> (N, D)."""
-    if not _onednn_serves(x, weight):
-        return F.linear(x, weight, bias)
-    return RowsProduct.apply(x, weight, bias) if torch.is_grad_enabled() else ONEDNN(x, weight, bias, "none", [], "")
+    return _by_onednn(x, weight, bias) if _onednn_serves(x, weight) else F.linear(x, weight, bias)
+
+
+def _by_onednn(rows: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None) -> Tensor:
+    """The product; activated where no gradient is asked for."""
+    if torch.is_grad_enabled():
+        return RowsProduct.apply(rows, weight, bias)
+    return ONEDNN(rows, weight, bias, FUSED[activation], [], "none" if activation == "gelu" else "")
 
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu}

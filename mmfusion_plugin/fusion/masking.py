@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .contract import channel_axis, expand_mask, where_there
-from .counting import HostCopy
+from .host_copy import HostCopy
 from .ranks import all_reduced, rank
 
 __all__ = ["MissingFill", "ModalityDropout"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .block import FusionBlock
-from .contract import FusionOutput, beside, channel_axis, expand_mask, positions, where_there
+from .contract import FusionOutput, channel_axis, expand_mask, on_device_of, positions, where_there
 from .layers import ChannelLinear, InputNorm, SwiGLU, channels_last, linear_of_rows, make_norm
 from .merging import merge, merging_pays, untouched
 from .row_blocks import Block, join_rows
@@ -334,7 +334,7 @@ class SCFAE(FusionBlock):
 
         Shapes: as :meth:`forward` -> specific (B, w_m), shared (B, w*), or the same at each position.
         """
-        available = beside(feats, self.check(feats, available))
+        available = on_device_of(feats, self.check(feats, available))
         filled = self.missing_fill.replace(feats, available)
         return self._exchange({m: channels_last(filled[m]) for m in self.modalities}, available)
 

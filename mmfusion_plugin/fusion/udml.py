@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contract import FusionOutput, beside, check_modalities, expand_mask, where_there
-from .counting import HostCopy
+from .contract import FusionOutput, check_modalities, expand_mask, on_device_of, where_there
 from .dependency import Dependency
+from .host_copy import HostCopy
 from .input_statistics import NUM_STATISTICS
 from .modes import evaluating, fused_only
 from .noise_estimator import NoiseEstimator, noise_loss
@@ -306,7 +306,7 @@ class UDML(nn.Module):
             B = pyramid[self.modalities[0]][0].shape[0]
             available = {m: torch.ones(B, dtype=torch.bool) for m in self.modalities}
         given = available  # where it came from: the inner fusion looks at it once more
-        available = beside({m: pyramid[m][0] for m in self.modalities}, given)
+        available = on_device_of({m: pyramid[m][0] for m in self.modalities}, given)
         # before any arithmetic: NaN x 0 is NaN
         pyramid = {
             m: tuple(where_there(expand_mask(available[m], x), x, 0.0) for x in pyramid[m]) for m in self.modalities}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
-from mmfusion_plugin.fusion.contract import beside
+from mmfusion_plugin.fusion.contract import on_device_of
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
 from mmfusion_plugin.fusion.modes import evaluating, fused_only
 from mmfusion_plugin.fusion.novelty import disagreement
@@ -92,7 +92,7 @@ def disagreements(
         logits = {m: heads.own[m](feats[m]) for m in neck.modalities}
     if available is None:
         available = {m: torch.ones(len(x), dtype=torch.bool) for m, x in logits.items()}
-    return disagreement(logits, beside(logits, available))
+    return disagreement(logits, on_device_of(logits, available))
 
 
 def update_gain(
@@ -116,7 +116,7 @@ def update_gain(
         for m in neck.modalities:
             logits = heads.own[m](feats[m])
             correct[m] = correct_probability(logits, labels.to(logits.device))
-    neck.update_gain(correct, output, beside(correct, available), logits.shape[1])
+    neck.update_gain(correct, output, on_device_of(correct, available), logits.shape[1])
 
 
 def check_own_heads(neck: nn.Module, own: Sequence[str], key: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmfusion_plugin.fusion import FUSIONS
-from mmfusion_plugin.fusion.counting import HostCopy
+from mmfusion_plugin.fusion.host_copy import HostCopy
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
 from mmfusion_plugin.fusion.masking import MissingFill, ModalityDropout
 from mmfusion_plugin.fusion.udml import UDML

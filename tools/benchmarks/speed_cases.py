@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from speed_floor import adamw
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FUSIONS
@@ -32,7 +33,6 @@ BLOCKS: dict[str, dict] = {
     "UDML(concat)": dict(type="UDML", inner=dict(type="ConcatFusion")),
     "UDML(SCFAE)": dict(type="UDML", inner=dict(type="SCFAE")),
 }
-ADAMW = dict(lr=1e-5, weight_decay=0.01, fused=True)
 
 
 class BlockCase:
@@ -59,8 +59,7 @@ class BlockCase:
             self.told = dict(
                 levels={m: torch.full((shape[0],), 3.0, device=device) for m in widths},
                 statistics={m: torch.randn(shape[0], NUM_STATISTICS, device=device) for m in widths})
-        self.optimiser = torch.optim.AdamW(
-            self.block.parameters(), **ADAMW, capturable=device.type == "cuda")
+        self.optimiser = adamw(self.block.parameters(), device)
         self.block.eval()
         with torch.no_grad():
             self.gradient = torch.randn_like(self.run().fused) * 1e-3

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from unittest import mock
 
@@ -32,9 +32,12 @@ from torch.nn.grad import conv2d_weight
 
 from mmfusion_plugin.fusion import block as block_module
 
-__all__ = ["Floor", "Product", "graphed", "products", "ratios", "spread", "timed"]
+__all__ = ["Floor", "Product", "adamw", "graphed", "products", "ratios", "spread", "timed"]
 
-ADAMW = dict(lr=1e-5, weight_decay=0.01, fused=True)
+
+def adamw(parameters: Iterable[nn.Parameter], device: torch.device) -> torch.optim.AdamW:
+    """The optimiser of a block's step and of its floor's, fit for a CUDA graph."""
+    return torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.01, fused=True, capturable=device.type == "cuda")
 
 
 def timed(
@@ -169,7 +172,7 @@ class Floor:
         # copies: the block's own parameters must not be moved by made-up gradients, nor share its optimiser's state
         self.twins = {id(p): nn.Parameter(p.detach().clone()) for p in parameters}
         self.spare = {id(p): torch.randn_like(p) * 1e-4 for p in parameters if id(p) not in set(map(id, self.weights))}
-        self.optimiser = torch.optim.AdamW(list(self.twins.values()), **ADAMW)
+        self.optimiser = adamw(self.twins.values(), device)
 
     @property
     def ways(self) -> dict[str, int]:
