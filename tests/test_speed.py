@@ -20,15 +20,15 @@ def speed(repository, monkeypatch):
 def test_blocks_beside_their_floors(speed, tmp_path, capsys):
     out = tmp_path / "speed.json"
     speed.main(["blocks", "--rows", "SCFAE", "UDML(concat)", "--shapes", "4:16", "1x3x4:16", "--threads", "1",
-                "--rounds", "1", "--seconds", "0", "--json", str(out)])
+                "--passes", "forward", "step", "constant", "--rounds", "1", "--seconds", "0", "--json", str(out)])
     records = json.loads(out.read_text())["records"]
     assert [(r["row"], r["shape"], r["run"]) for r in records] == [
         (row, shape, run) for shape in ("4:16", "1x3x4:16") for row in ("SCFAE", "UDML(concat)")
-        for run in ("forward", "step")]
+        for run in ("forward", "step", "constant")]
     assert all(r["milliseconds"] > 0 and r["ratio"] > 0 and r["peak_bytes"] > 0 for r in records)
     # a SCFAE block of two modalities: per modality two SwiGLUs of 3, expand, shared, specific; one readout; and per
     # modality a reconstruction, which a prediction does without
-    assert [sum(r["floor_by"].values()) for r in records[:2]] == [19, 21]
+    assert [sum(r["floor_by"].values()) for r in records[:3]] == [19, 21, 19]
     assert "| SCFAE | 1x3x4:16 | 1 | step |" in capsys.readouterr().out
 
 

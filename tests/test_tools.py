@@ -8,6 +8,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -153,11 +154,11 @@ def test_missing_needs_a_multimodal_model():
 def test_a_gpu_gets_its_batches_from_pinned_memory(config, kind, repository, monkeypatch):
     cfg = Config.fromfile(str(repository / "configs" / config))
     cfg.launcher, cfg.val_dataloader.pin_memory = "none", False
-    monkeypatch.setattr(launch.Runner, "from_cfg", lambda cfg: cfg)
+    monkeypatch.setattr(launch.Runner, "from_cfg", lambda cfg: mock.Mock(cfg=cfg, hooks=[]))
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
-    assert "pin_memory" not in launch.build_runner(copy.deepcopy(cfg)).train_dataloader
+    assert "pin_memory" not in launch.build_runner(copy.deepcopy(cfg)).cfg.train_dataloader
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
-    found = launch.build_runner(cfg)
+    found = launch.build_runner(cfg).cfg
     assert found.train_dataloader.pin_memory is found.test_dataloader.pin_memory is True
     assert found.val_dataloader.pin_memory is False, "what the config says stays"
     assert found.model.data_preprocessor.type == kind and found.model.data_preprocessor.non_blocking is True

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from mmfusion_plugin.fusion import SCFAE
+from mmfusion_plugin.fusion.modes import constant_weights, evaluating
 
 from .calibration import Counts, labels_and_probabilities
 from .evidence import EvidenceError
@@ -201,8 +202,8 @@ def evaluate_conditions(
     memo = EncoderMemo({} if encoders is None else encoders) if memo is None else memo
     saved = time.monotonic()
     with ExitStack() as stack:
-        stack.enter_context(_unchanged(model))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluating(model))
+        stack.enter_context(constant_weights(model))
         stack.enter_context(memo)
         if report is not None:
             report(done, len(dataset))
@@ -322,17 +323,6 @@ def _under(model: nn.Module, condition: Condition, before: nn.ModuleList) -> Ite
         preprocessor.test_missing, preprocessor.noise.test_noise = missing, before
         for block, branch in zip(blocks, branches):
             block.branch = branch
-
-
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:  # not train(): a part may have been kept in evaluation mode
-            part.training = mode
 
 
 @contextmanager

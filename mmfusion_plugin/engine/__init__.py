@@ -3,10 +3,10 @@ from .checkpoint import SafeCheckpointHook
 from .checkpoint_files import CheckpointError
 from .gradients import GradientAnalysisHook
 from .guarded_optim import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteError
-from .memory import ChannelsLastHook
+from .memory import ChannelsLastHook, ConstantWeightsHook
 from .schedule import FusionScheduleHook
 
 __all__ = [
-    "ChannelsLastHook", "CheckpointError", "FusionScheduleHook", "GradientAnalysisHook", "GuardedAmpOptimWrapper",
-    "GuardedOptimWrapper", "NonFiniteError", "SafeCheckpointHook",
+    "ChannelsLastHook", "CheckpointError", "ConstantWeightsHook", "FusionScheduleHook", "GradientAnalysisHook",
+    "GuardedAmpOptimWrapper", "GuardedOptimWrapper", "NonFiniteError", "SafeCheckpointHook",
 ]

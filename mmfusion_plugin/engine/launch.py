@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 
 from .checkpoint_files import CheckpointError
-from .memory import keep_freed_memory
+from .memory import ConstantWeightsHook, keep_freed_memory
 
 __all__ = [
     "UsageError", "add_channels_last_argument", "add_common_arguments", "add_evidence_arguments", "build_runner",
@@ -245,7 +245,8 @@ def dump_predictions(cfg: Config, file: str) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner that ``cfg`` describes; on a GPU with pinned memory, several processes without one with gloo."""
+    """The runner that ``cfg`` describes, with ConstantWeightsHook; on a GPU with pinned memory, several processes
+    without one with gloo."""
     if torch.cuda.is_available():
         use_pinned_memory(cfg)
     notes = _prepare_cpu_processes(cfg) if cfg.launcher in ("pytorch", "slurm") and get_device() == "cpu" else []
@@ -254,6 +255,8 @@ def build_runner(cfg: Config) -> Runner:
         runner = RUNNERS.build(cfg)
     else:
         runner = Runner.from_cfg(cfg)
+    if not any(isinstance(hook, ConstantWeightsHook) for hook in runner.hooks):
+        runner.register_hook(ConstantWeightsHook())
     for note in notes:
         runner.logger.warning(note)
     return runner

@@ -1,15 +1,18 @@
-"""Where tensors lie: what a processor's allocator does with large ones, and in which order convolutions keep theirs."""
+"""Where tensors lie: what a processor's allocator does with large ones, and in which order weights are kept."""
 from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import AbstractContextManager
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-__all__ = ["ChannelsLastHook", "keep_freed_memory"]
+from mmfusion_plugin.fusion.modes import constant_weights
+
+__all__ = ["ChannelsLastHook", "ConstantWeightsHook", "keep_freed_memory"]
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
@@ -48,3 +51,33 @@ class ChannelsLastHook(Hook):
         for parameter in runner.model.parameters():
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+@HOOKS.register_module()
+class ConstantWeightsHook(Hook):
+    """In a validation or test no weight changes, so fusion keeps what it makes of its own: see ``constant_weights``.
+
+    The tools here register it by themselves.
+    """
+
+    def __init__(self) -> None:
+        self._within: AbstractContextManager | None = None
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._close()  # one that an exception ended
+        # a hook that exchanges the weights (EMAHook) may come after this one: they are first looked at in a prediction
+        self._within = constant_weights(runner.model)
+        self._within.__enter__()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._close()
+
+    before_test_epoch, after_test_epoch = before_val_epoch, after_val_epoch
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._within is not None:
+            self._within.__exit__(None, None, None)
+            self._within = None

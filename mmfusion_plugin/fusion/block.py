@@ -5,9 +5,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from .contract import FusionOutput, check_batch, check_in_channels, check_modalities, on_device_of
+from .kept import Kept
 from .masking import MissingFill, ModalityDropout
 from .row_blocks import Block, join_rows, rows_pay, split_rows
 
@@ -36,6 +38,7 @@ class FusionBlock(nn.Module, ABC):
     # True: each position's result comes from that position alone, so fuse may be given rows of them instead of maps
     pointwise = False
     fused_only = False  # see modes.fused_only
+    kept: Kept | None = None  # see modes.constant_weights
 
     def __init__(
         self,
@@ -63,6 +66,8 @@ class FusionBlock(nn.Module, ABC):
     def forward(
         self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> FusionOutput:
+        if self.kept is not None and torch.is_grad_enabled():
+            self.kept.forget()
         available = self.check(feats, available)
         available = on_device_of(feats, self.modality_dropout(available))
         feats = self.missing_fill(feats, available)

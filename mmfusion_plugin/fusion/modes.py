@@ -1,13 +1,15 @@
 """Ask a model something without teaching it. Plain torch."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "fused_only"]
+from .kept import Kept
+
+__all__ = ["constant_weights", "evaluating", "fused_only"]
 
 
 @contextmanager
@@ -31,12 +33,32 @@ def fused_only(*modules: nn.Module, only: bool = True) -> Iterator[None]:
     For predictions: ``losses`` and what a block says of itself beside ``fused`` may then be empty. ``only=False``
     asks for everything again within.
     """
-    parts = [part for module in modules for part in module.modules() if hasattr(type(part), "fused_only")]
-    modes = [part.fused_only for part in parts]
+    with _told(modules, "fused_only", lambda: only):
+        yield
+
+
+@contextmanager
+def constant_weights(*modules: nn.Module) -> Iterator[None]:
+    """For predictions with weights that the caller does not change within: layers keep what they make of theirs.
+
+    On a processor, in float32 and without gradients: weights in the order in which oneDNN reads them (a quarter less
+    time for 32 rows, 40 % for 8) and SCFAE's last linears as one. Takes the memory of the blocks' weights once more.
+    Results differ by rounding. A weight that ``load_state_dict`` or any operator writes to is noticed, and a pass that
+    asks for gradients ends what was kept, as an optimiser may follow; writing through ``weight.data`` is not noticed.
+    """
+    with _told(modules, "kept", Kept):
+        yield
+
+
+@contextmanager
+def _told(modules: Iterable[nn.Module], name: str, value: Callable[[], object]) -> Iterator[None]:
+    """Every part whose class knows attribute ``name`` has a ``value`` of its own within."""
+    parts = [part for module in modules for part in module.modules() if hasattr(type(part), name)]
+    before = [getattr(part, name) for part in parts]
     for part in parts:
-        part.fused_only = only
+        setattr(part, name, value())
     try:
         yield
     finally:
-        for part, mode in zip(parts, modes):
-            part.fused_only = mode
+        for part, was in zip(parts, before):
+            setattr(part, name, was)

@@ -9,7 +9,7 @@ n the expansion, b_m = round(b n l_m) the boundary, k = (m + 1) mod M the next m
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from .block import FusionBlock
 from .contract import FusionOutput, channel_axis, expand_mask, on_device_of, positions, where_there
+from .kept import Kept
 from .layers import ChannelLinear, InputNorm, SwiGLU, channels_last, linear_of_rows, make_norm
 from .merging import merge, merging_pays, untouched
-from .row_blocks import Block, join_rows
+from .row_blocks import Block, join_rows, rows_pay
 from .similarity import SILENT, cosine
 
 __all__ = ["SCFAE"]
@@ -29,7 +30,7 @@ READS = ("post", "pre", "post_and_input")
 NEIGHBOURS = ("zeros", "own", "next")
 BRANCHES = ("full", "shared", "specific")
 SOURCES = ("both", "received")
-Ends = dict[str, tuple[Tensor, Tensor]]  # weight and bias by modality
+Ends = dict[str, tuple[Tensor, Tensor, Kept | None]]  # by modality: weight, bias, what is kept of them
 
 
 class GatedStage(nn.Module):
@@ -206,8 +207,12 @@ class SCFAE(FusionBlock):
         return self.recon_weight > 0 and not self.fused_only
 
     def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
-        fused, compared = self._fuse({m: channels_last(feats[m]) for m in self.modalities}, available)
-        return self._output(fused, compared, positions(feats[self.modalities[0]]).numel())
+        V = {m: channels_last(feats[m]) for m in self.modalities}
+        first = V[self.modalities[0]]
+        keeps = self.kept is not None and first.ndim == 2 and rows_pay(V)
+        ends = self._merged_ends(len(first)) if keeps else None
+        fused, compared = self._fuse(V, available, ends)
+        return self._output(fused, compared, positions(first).numel())
 
     def fuse_blocks(self, blocks: Sequence[Block], feats: Mapping[str, Tensor]) -> FusionOutput:
         like = feats[self.modalities[0]]
@@ -248,6 +253,22 @@ class SCFAE(FusionBlock):
         """
         if not self._ends_meet:
             return None
+        if self.kept is None or torch.is_grad_enabled():
+            return self._merge_ends() if self._merging_pays(rows) else None
+        if not self._merging_pays(math.inf):
+            return None
+        linears = [self.readout, *(stage.swiglu.down for stage in self.post.values()), *self._reconstructing.values()]
+        weights = [p for linear in linears for p in (linear.weight, linear.bias)]
+        return self.kept.of(weights, lambda: self._merge_ends(Kept), key=self._reconstructs)
+
+    def _merging_pays(self, rows: float) -> bool:
+        beside = self._reconstructing
+        return all(
+            merging_pays(rows, stage.swiglu.down.in_features, stage.swiglu.down.out_features,
+                         self._out_channels + (beside[m].out_features if beside else 0))
+            for m, stage in self.post.items())
+
+    def _merge_ends(self, kept: Callable[[], Kept | None] = lambda: None) -> Ends:
         downs, ends = {m: stage.swiglu.down for m, stage in self.post.items()}, {}
         parts = self.readout.weight.split([down.out_features for down in downs.values()], 1)
         for (m, down), weight in zip(downs.items(), parts):
@@ -256,15 +277,18 @@ class SCFAE(FusionBlock):
             if self._reconstructs:
                 weight = torch.cat([weight, self.P_recon[m].weight])
                 bias = torch.cat([bias, self.P_recon[m].bias])
-            if not merging_pays(rows, down.in_features, down.out_features, len(weight)):
-                return None
-            ends[m] = merge(down, weight, bias)
+            ends[m] = *merge(down, weight, bias), kept()
         return ends
+
+    @property
+    def _reconstructing(self) -> Mapping[str, ChannelLinear]:
+        """P_recon where it is asked for, by modality."""
+        return self.P_recon if self._reconstructs else {}
 
     @property
     def _ends_meet(self) -> bool:
         """Whether the last linear of SwiGLU_post is read by linears alone, and nothing watches any of them."""
-        recon = self._reconstructs
+        recon = self._reconstructing
         if self.head_reads != "post" or (recon and self.recon_reads != "both"):
             return False
         stages = list(self.post.values())

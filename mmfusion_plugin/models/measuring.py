@@ -4,14 +4,15 @@ from __future__ import annotations
 import statistics
 import time
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from mmfusion_plugin.fusion.modes import evaluating
 
 from .costs import count_costs
 
@@ -76,7 +77,7 @@ def measure_costs(
     if getattr(model, "neck", None) is not None:
         parts["neck"] = model.neck
     device = next(model.parameters()).device
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model):
         for _ in range(warm_up):
             model(inputs)
         times: dict[str, list[float]] = {name: [] for name in costs}
@@ -135,14 +136,3 @@ def _peaks(model: nn.Module, parts: Mapping[str, nn.Module], inputs: Any) -> dic
         for handle in handles:
             handle.remove()
     return peaks
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -17,15 +17,15 @@ from mmfusion_plugin.analysis.missing import (
     subsets_markdown,
     summarise_subsets,
 )
+from mmfusion_plugin.fusion.modes import constant_weights, evaluating
 
 
 def plainly(model, loader, missing):
-    """Counts of an evaluation with ``test_missing``, without any memory."""
-    model.eval()
+    """Counts of an evaluation with ``test_missing``, without any memory; weights are constant in tools/test.py, too."""
     model.data_preprocessor.test_missing = missing
     counts = None
-    for batch in in_order(loader, loader["dataset"]):
-        with torch.no_grad():
+    with evaluating(model), constant_weights(model):
+        for batch in in_order(loader, loader["dataset"]):
             for sample in model.test_step(copy.deepcopy(batch)):
                 labels, shares = labels_and_probabilities(sample)
                 counts = Counts(shares.shape[1]) if counts is None else counts

@@ -5,9 +5,14 @@ import ctypes
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
+
+from mmfusion_plugin.engine import ConstantWeightsHook, launch
+from mmfusion_plugin.fusion import SCFAE
 
 PROGRAM = """
 import resource, torch
@@ -42,11 +47,8 @@ def test_the_environment_has_the_last_word(repository):
 
 
 def test_convolutions_are_laid_out_channels_last_and_train_as_before(tmp_path):
-    from mmengine.config import Config
     from mmengine.model import BaseModel
     from mmengine.runner import Runner
-
-    from mmfusion_plugin.engine import launch
 
     class Model(BaseModel):
         def __init__(self):
@@ -75,3 +77,55 @@ def test_convolutions_are_laid_out_channels_last_and_train_as_before(tmp_path):
     plain, laid_out = train("plain", []), train("laid out", [dict(hook) for hook in cfg.custom_hooks])
     assert laid_out.layout and not plain.layout
     torch.testing.assert_close(laid_out.state_dict(), plain.state_dict())
+
+
+class Predicting(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = SCFAE(["a", "b"], dict(a=8, b=8), out_channels=4).eval()
+
+
+def test_validations_and_tests_keep_what_they_make_of_weights():
+    hook, model = ConstantWeightsHook(), Predicting()
+    runner = SimpleNamespace(model=model)
+    for before, after in (("before_val_epoch", "after_val_epoch"), ("before_test_epoch", "after_test_epoch")):
+        getattr(hook, before)(runner)
+        assert model.block.kept is not None and model.block.readout.kept is not None
+        getattr(hook, after)(runner, metrics={})
+        assert model.block.kept is None and model.block.readout.kept is None
+    hook.before_val_epoch(runner)  # ends in an exception: no after_val_epoch
+    hook.before_train_epoch(runner)
+    assert model.block.kept is None
+
+
+def test_weights_exchanged_before_a_validation_are_the_ones_it_predicts_with():
+    hook, model = ConstantWeightsHook(), Predicting()
+    runner, feats = SimpleNamespace(model=model), {m: torch.randn(4, 8) for m in "ab"}
+    averaged = [torch.randn_like(p) for p in model.parameters()]
+
+    def exchange() -> None:  # as EMAHook does, uncounted
+        for p, other in zip(model.parameters(), averaged):
+            kept = p.data.clone()
+            p.data.copy_(other)
+            other.copy_(kept)
+
+    with torch.no_grad():
+        for _ in range(2):
+            plain = model.block(feats).fused
+            hook.before_val_epoch(runner)
+            exchange()
+            within = model.block(feats).fused
+            hook.after_val_epoch(runner)
+            torch.testing.assert_close(within, model.block(feats).fused, rtol=1e-4, atol=1e-3)
+            exchange()
+            torch.testing.assert_close(model.block(feats).fused, plain)
+            assert not torch.allclose(within, plain, atol=1e-3)
+
+
+def test_tools_register_the_hook_once(tmp_path, monkeypatch):
+    registered = []
+    for hooks in ([], [ConstantWeightsHook()]):
+        runner = SimpleNamespace(hooks=hooks, register_hook=registered.append)
+        monkeypatch.setattr(launch.Runner, "from_cfg", lambda cfg, runner=runner: runner)
+        assert launch.build_runner(Config(dict(launcher="none", model={}))) is runner
+    assert [type(hook) for hook in registered] == [ConstantWeightsHook]

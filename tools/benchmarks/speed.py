@@ -43,7 +43,7 @@ from mmfusion_plugin.models.measuring import PeakMemory  # noqa: E402
 MODALITIES = "abcdefgh"
 VECTORS = ["1:512", "32:512", "256:512"]
 MAPS = ["1x15x20:512", "1x30x40:256", "1x60x80:128", "1x120x160:64"]
-PASSES = ("forward", "step")
+PASSES = ("forward", "constant", "step")
 Record = dict[str, object]
 
 
@@ -73,6 +73,10 @@ def told(record: Record, times: Sequence[float], over: tuple[float, float] | Non
     return found if over is None else dict(found, ratio=over[0], ratio_iqr=over[1])
 
 
+def run_of(case: BlockCase | ModelCase | Floor, which: str) -> Callable[[], object]:
+    return case.step if which == "step" else case.forward
+
+
 def blocks(args: argparse.Namespace) -> Iterator[Record]:
     """Each block beside its floor."""
     for word in args.shapes or [*VECTORS, *MAPS]:
@@ -81,15 +85,15 @@ def blocks(args: argparse.Namespace) -> Iterator[Record]:
         for threads in args.threads:
             torch.set_num_threads(threads)
             for name in args.rows or BLOCKS:
-                case = BlockCase(BLOCKS[name], widths, shape, args.device)
                 for which in args.passes:
+                    case = BlockCase(BLOCKS[name], widths, shape, args.device, constant=which == "constant")
                     # a prediction reconstructs nothing, so its floor does not either
-                    found = products(case.block, dict(forward=case.forward, step=case.run)[which])
+                    found = products(case.block, case.run if which == "step" else case.forward)
                     floor = Floor(found, list(case.block.parameters()), dtype=torch.float32, device=args.device,
                                   step=which == "step") if found else None
-                    calls = dict(block=getattr(case, which))
+                    calls = dict(block=run_of(case, which))
                     if floor is not None:
-                        calls["floor"] = getattr(floor, which)
+                        calls["floor"] = run_of(floor, which)
                     if args.graphs:
                         case.onto_device()
                         calls["block as a CUDA graph"] = graphed(calls["block"])
@@ -115,9 +119,9 @@ def models(args: argparse.Namespace) -> Iterator[Record]:
         for batch in args.batch[task]:
             for threads in args.threads:
                 torch.set_num_threads(threads)
-                cases = {row: ModelCase(task, row, batch, args.size[task], args.device, args.amp) for row in rows}
                 for which in args.passes:
-                    calls = {row: getattr(case, which) for row, case in cases.items()}
+                    calls = {row: run_of(ModelCase(task, row, batch, args.size[task], args.device, args.amp,
+                                                   constant=which == "constant"), which) for row in rows}
                     times = timed(calls, args.rounds, args.device, args.seconds)
                     over = ratios(times, rows[0])
                     for row in rows:
@@ -148,13 +152,13 @@ def scaling(args: argparse.Namespace) -> Iterator[Record]:
         for axis, (sizes, case_of) in SCALING.items():
             for threads in args.threads:
                 torch.set_num_threads(threads)
-                cases = {}
-                for n in sizes:
-                    M, width, shape = case_of(n)
-                    cases[n] = BlockCase(BLOCKS[name], dict.fromkeys(MODALITIES[:M], width), shape, args.device)
                 for which in args.passes:
-                    times = timed({str(n): getattr(case, which) for n, case in cases.items()}, args.rounds,
-                                  args.device, args.seconds)
+                    calls = {}
+                    for n in sizes:
+                        M, width, shape = case_of(n)
+                        calls[str(n)] = run_of(BlockCase(BLOCKS[name], dict.fromkeys(MODALITIES[:M], width), shape,
+                                                         args.device, constant=which == "constant"), which)
+                    times = timed(calls, args.rounds, args.device, args.seconds)
                     medians = [spread(times[str(n)])[0] for n in sizes]
                     squared = [n**2 if "squared" in axis else n for n in sizes]
                     a, b, off = fit(squared, medians)
@@ -170,11 +174,11 @@ def precision(args: argparse.Namespace) -> Iterator[Record]:
         for threads in args.threads:
             torch.set_num_threads(threads)
             for name in args.rows or ["SCFAE"]:
-                cases = {kind: BlockCase(BLOCKS[name], dict(a=width, b=width), shape, args.device, dtype)
-                         for kind, dtype in (("bfloat16", torch.bfloat16), ("float32", None))}
                 for which in args.passes:
-                    times = timed({kind: getattr(c, which) for kind, c in cases.items()}, args.rounds, args.device,
-                                  args.seconds)
+                    calls = {kind: run_of(BlockCase(BLOCKS[name], dict(a=width, b=width), shape, args.device, dtype,
+                                                    which == "constant"), which)
+                             for kind, dtype in (("bfloat16", torch.bfloat16), ("float32", None))}
+                    times = timed(calls, args.rounds, args.device, args.seconds)
                     yield told(dict(part="precision", row=name, shape=word, threads=threads, run=which,
                                     float32_ms=1000 * spread(times["float32"])[0]),
                                times["bfloat16"], ratios(times, "bfloat16")["float32"])
@@ -310,7 +314,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
                         help="of models (default: 1 of pictures, 8 of clips, of which UDML's BatchNorm needs several)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"),
                         help="of a model's images (default: 480 640 and 224 224)")
-    parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
+    parser.add_argument("--passes", nargs="+", choices=PASSES, default=["forward", "step"],
+                        help="constant: forward while the weights stay as they are, as in validations and tests")
     parser.add_argument("--amp", action="store_true", help="models in bfloat16, by GuardedAmpOptimWrapper")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=9, help="at least so many count (default: 9)")

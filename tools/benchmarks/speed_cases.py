@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FUSIONS
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
-from mmfusion_plugin.fusion.modes import fused_only
+from mmfusion_plugin.fusion.modes import constant_weights, fused_only
 from mmfusion_plugin.fusion.udml import UDML
 
 __all__ = ["BLOCKS", "LIGHT", "TASKS", "BlockCase", "ModelCase"]
@@ -43,10 +43,11 @@ class BlockCase:
         widths: by modality.
         shape: of a batch without its channels: (B,), (B, T), (B, H, W) or (B, T, H, W).
         autocast: dtype of the products, or None.
+        constant: the weights stay as they are, for good: predictions alone.
     """
 
     def __init__(self, cfg: Mapping, widths: Mapping[str, int], shape: tuple[int, ...], device: torch.device,
-                 autocast: torch.dtype | None = None) -> None:
+                 autocast: torch.dtype | None = None, constant: bool = False) -> None:
         torch.manual_seed(0)
         self.block = _build(cfg, dict(widths)).to(device)
         self.device, self.autocast = device, autocast
@@ -60,6 +61,7 @@ class BlockCase:
                 levels={m: torch.full((shape[0],), 3.0, device=device) for m in widths},
                 statistics={m: torch.randn(shape[0], NUM_STATISTICS, device=device) for m in widths})
         self.optimiser = adamw(self.block.parameters(), device)
+        _keep(self.block, constant)
         self.block.eval()
         with torch.no_grad():
             self.gradient = torch.randn_like(self.run().fused) * 1e-3
@@ -134,10 +136,11 @@ class ModelCase:
         size: of the images; the sound keeps its config's.
         amp: through GuardedAmpOptimWrapper in bfloat16.
         optimiser: replaces the config's own.
+        constant: the weights stay as they are, for good: predictions alone.
     """
 
     def __init__(self, task: str, row: str, batch: int, size: tuple[int, int], device: torch.device,
-                 amp: bool = False, optimiser: Mapping | None = None) -> None:
+                 amp: bool = False, optimiser: Mapping | None = None, constant: bool = False) -> None:
         warnings.filterwarnings("ignore", module="mmseg")  # deprecations that concern no one here
         from mmengine.optim import build_optim_wrapper
 
@@ -150,6 +153,7 @@ class ModelCase:
         init_default_scope(cfg.default_scope)
         torch.manual_seed(0)
         self.model, self.device = MODELS.build(cfg.model).to(device), device
+        _keep(self.model, constant)
         neck = self.model.neck
         if hasattr(neck, "udml"):
             neck.udml.set_progress(1.0)
@@ -171,6 +175,11 @@ class ModelCase:
     def step(self) -> None:
         _switch(self.model, training=True)
         self.model.train_step(self.data, self.optim_wrapper)
+
+
+def _keep(model: nn.Module, constant: bool) -> None:
+    if constant:
+        constant_weights(model).__enter__()
 
 
 def _switch(model: nn.Module, training: bool) -> None:

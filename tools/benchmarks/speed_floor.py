@@ -6,13 +6,14 @@
 fastest is taken.
 The floor then runs the list in the block's order with the block's own weights, so that both stream the same memory.
 Attention's inner products are no layers and not in it. The list is that of the formulation as written: a block that
-multiplies two linears into one (fusion/merging.py) does fewer products than its floor.
+multiplies two linears into one (fusion/merging.py) does fewer products than its floor, and one whose weights stay as
+they are (modes.constant_weights) has them in oneDNN's own order, where the floor's are as a model keeps them.
 
 **Floor of the training step.** The same products; for each the two of its backward pass (the gradient of its input and
-that of its weight: by ``torch.mm`` or oneDNN's linear, each the faster, that of the weight as a 1x1 convolution's, or
-both by one ``convolution_backward``); and one step of the same fused AdamW on the same parameters. What is no product
-(biases, norms) gets its gradient for nothing. Block and floor start from gradients set to None and allocate them anew,
-as a runner does.
+that of its weight: by ``torch.mm`` or oneDNN's linear, each the faster, that of the weight as a 1x1 convolution's,
+either way round, or both by one ``convolution_backward``); and one step of the same fused AdamW on the same parameters.
+What is no product (biases, norms) gets its gradient for nothing. Block and floor start from gradients set to None and
+allocate them anew, as a runner does.
 
 A block's ratio is the median over rounds of its time by its floor's of the same round. With one thread on a processor
 the time is that thread's own, which other processes do not lengthen; otherwise it is the clock's.
@@ -255,6 +256,10 @@ def _convolution_of_weight(across: Tensor, rows: Tensor) -> Tensor:
     return conv2d_weight(_map(rows), (gradient.shape[1], rows.shape[1], 1, 1), _map(gradient)).flatten(1)
 
 
+def _convolution_of_weight_across(across: Tensor, rows: Tensor) -> Tensor:
+    return _convolution_of_weight(rows.t(), across.t()).t().contiguous()
+
+
 def _onednn(x: Tensor, weight: Tensor, _) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(_rows(x), weight, None, "none", [], "")
 
@@ -271,5 +276,6 @@ BACKWARD: dict[str, Callable] = {
     "oneDNN linear, torch.mm": _products_backward(_onednn_mm, torch.mm),
     "torch.mm, oneDNN linear": _products_backward(torch.mm, _onednn_mm),
     "oneDNN linear, 1x1 convolution": _products_backward(_onednn_mm, _convolution_of_weight),
+    "oneDNN linear, 1x1 convolution across": _products_backward(_onednn_mm, _convolution_of_weight_across),
     "1x1 convolution": _convolution_backward,
 }
