@@ -35,6 +35,7 @@ MANY_PRODUCTS, MANY_WEIGHTS, MANY_ROWS = 4_000_000, 150_000, 2048
 # columns from which oneDNN's gradient of the weight is the faster one, by up to a quarter; with several threads also
 # that of many rows, as a convolution's, by up to a third
 WIDE = 1024
+MANY_VALUES = 1_000_000  # from which a sum over rows has time to lose
 
 
 class RowsProduct(torch.autograd.Function):
@@ -63,7 +64,7 @@ class RowsProduct(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_weight = gradient.t() @ x if plain else _gradient_of_weight(x, gradient)
         if ctx.needs_input_grad[2]:
-            of_bias = gradient.sum(0)
+            of_bias = gradient.sum(0) if plain else _sum_of_rows(gradient)
         return of_x, of_weight, of_bias
 
 
@@ -78,6 +79,18 @@ def _gradient_of_weight(x: Tensor, gradient: Tensor) -> Tensor:
         # a part of wider rows, read across, would send oneDNN to its reference code: 1000 times as long
         return ONEDNN(gradient.t(), x.t(), None, "none", [], "")
     return gradient.t() @ x
+
+
+def _sum_of_rows(x: Tensor) -> Tensor:
+    """x.sum(0) of (N, C), one row after the other in memory.
+
+    torch adds 32 columns at a time and the rest one by one; with eight rows as one, fewer are left over: 0.6 of the time
+    for the 341 of a SwiGLU at 128 channels.
+    """
+    N, C = x.shape
+    if C % 32 and N % 8 == 0 and x.numel() >= MANY_VALUES:
+        return x.view(N // 8, 8 * C).sum(0).view(8, C).sum(0)
+    return x.sum(0)
 
 
 def _as_map(rows: Tensor) -> Tensor:
