@@ -44,6 +44,15 @@ def test_the_floor_lists_the_blocks_own_products(speed):
     assert torch.equal(weight, before)  # made-up gradients move copies alone
 
 
+@pytest.mark.parametrize("constant", [False, True])
+def test_constant_weights_last_as_long_as_the_case(speed, constant):
+    case = speed.BlockCase(speed.BLOCKS["SCFAE"], dict(a=6, b=4), (2,), torch.device("cpu"), constant=constant)
+    case.forward()
+    assert (case.block.kept is not None) == (case.block.readout.kept is not None) == constant
+    whole = speed.ModelCase("segmentation", "SCFAE light", 1, (64, 64), torch.device("cpu"), constant=constant)
+    assert any(getattr(part, "kept", None) is not None for part in whole.model.modules()) == constant
+
+
 def test_a_line_is_found_and_what_is_none_is_seen(speed):
     a, b, off = speed.fit([1, 2, 4], [5.0, 7.0, 11.0])
     assert (round(a, 6), round(b, 6), round(off, 6)) == (3, 2, 0)

@@ -8,6 +8,7 @@ from .film import FiLMFusion
 from .gated import GatedFusion
 from .masking import MissingFill, ModalityDropout
 from .mlp import MLPFusion
+from .modes import constant_weights
 from .scfae import SCFAE
 from .sum import SumFusion
 
@@ -18,4 +19,5 @@ FUSIONS: dict[str, type[FusionBlock]] = {
     )
 }
 
-__all__ = ["FUSIONS", "FusionBlock", "FusionOutput", "MissingFill", "ModalityDropout", *FUSIONS]
+__all__ = [
+    "FUSIONS", "FusionBlock", "FusionOutput", "MissingFill", "ModalityDropout", "constant_weights", *FUSIONS]

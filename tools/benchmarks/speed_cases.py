@@ -61,7 +61,8 @@ class BlockCase:
                 levels={m: torch.full((shape[0],), 3.0, device=device) for m in widths},
                 statistics={m: torch.randn(shape[0], NUM_STATISTICS, device=device) for m in widths})
         self.optimiser = adamw(self.block.parameters(), device)
-        _keep(self.block, constant)
+        self._within = constant_weights(*[self.block] * constant)  # it ends where nobody refers to it
+        self._within.__enter__()
         self.block.eval()
         with torch.no_grad():
             self.gradient = torch.randn_like(self.run().fused) * 1e-3
@@ -153,7 +154,8 @@ class ModelCase:
         init_default_scope(cfg.default_scope)
         torch.manual_seed(0)
         self.model, self.device = MODELS.build(cfg.model).to(device), device
-        _keep(self.model, constant)
+        self._within = constant_weights(*[self.model] * constant)  # it ends where nobody refers to it
+        self._within.__enter__()
         neck = self.model.neck
         if hasattr(neck, "udml"):
             neck.udml.set_progress(1.0)
@@ -175,11 +177,6 @@ class ModelCase:
     def step(self) -> None:
         _switch(self.model, training=True)
         self.model.train_step(self.data, self.optim_wrapper)
-
-
-def _keep(model: nn.Module, constant: bool) -> None:
-    if constant:
-        constant_weights(model).__enter__()
 
 
 def _switch(model: nn.Module, training: bool) -> None:
