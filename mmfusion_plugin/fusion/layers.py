@@ -84,8 +84,8 @@ def _gradient_of_weight(x: Tensor, gradient: Tensor) -> Tensor:
 def _sum_of_rows(x: Tensor) -> Tensor:
     """x.sum(0) of (N, C), one row after the other in memory.
 
-    torch adds 32 columns at a time and the rest one by one; with eight rows as one, fewer are left over: 0.6 of the time
-    for the 341 of a SwiGLU at 128 channels.
+    torch adds 32 columns at a time and the rest one by one; with eight rows as one, fewer are left over: 0.6 of the
+    time for the 341 of a SwiGLU at 128 channels.
     """
     N, C = x.shape
     if C % 32 and N % 8 == 0 and x.numel() >= MANY_VALUES:

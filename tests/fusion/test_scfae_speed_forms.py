@@ -151,13 +151,14 @@ def test_a_gradient_may_lie_in_memory_as_it_likes(kind, wide, monkeypatch, onedn
 
 @needs_onednn
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("D", [20, 28])
 @pytest.mark.parametrize("kind", GRADIENTS)
-def test_the_gradient_of_a_weight_on_many_rows(kind, threads, monkeypatch):
+def test_the_gradient_of_a_weight_on_many_rows(kind, D, threads, monkeypatch):
     before, used = torch.get_num_threads(), []
     monkeypatch.setattr(layers, "conv2d_weight", lambda *given: used.append(1) or conv2d_weight(*given))
     N = layers.MANY_ROWS
-    layer, x = ChannelLinear(24, 20), torch.randn(N, 48, requires_grad=True)
-    gradient = GRADIENTS[kind](N, 20)
+    layer, x = ChannelLinear(24, D), torch.randn(N, 48, requires_grad=True)
+    gradient = GRADIENTS[kind](N, D)
     torch.set_num_threads(threads)
     try:
         layer(x[:, 24:]).backward(gradient)
@@ -165,8 +166,17 @@ def test_the_gradient_of_a_weight_on_many_rows(kind, threads, monkeypatch):
         torch.set_num_threads(before)
     assert bool(used) is (threads > 1)
     torch.testing.assert_close(layer.weight.grad, gradient.t() @ x.detach()[:, 24:], rtol=1e-3, atol=1e-3)
+    assert layer.weight.grad.is_contiguous()
     torch.testing.assert_close(x.grad[:, 24:], gradient @ layer.weight.detach(), rtol=1e-4, atol=1e-4)
     assert not x.grad[:, :24].any()
+
+
+@pytest.mark.parametrize("C", [5, 32, 341])
+@pytest.mark.parametrize("N", [8, 9, 16, 480])
+def test_sums_over_rows_of_any_number(N, C, monkeypatch):
+    monkeypatch.setattr(layers, "MANY_VALUES", 0)
+    x = torch.randn(N, C)
+    torch.testing.assert_close(layers._sum_of_rows(x), x.sum(0), rtol=1e-4, atol=1e-5)
 
 
 MERGED = dict(a=8, b=8)
