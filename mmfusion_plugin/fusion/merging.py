@@ -1,11 +1,38 @@
-"""Two linears with nothing between them as one, where many rows pass both. Plain torch."""
+"""Linears with nothing between them as one. Plain torch.
+
+A block's **ends**: each modality's last linear is read by its part of a readout of all modalities, concatenated in their
+order, and perhaps by one more linear of its own beside that.
+"""
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-__all__ = ["merge", "merging_pays", "untouched"]
+from .kept import Kept
+
+__all__ = ["Ends", "merge", "merge_ends", "merging_pays", "untouched"]
+
+Ends = dict[str, tuple[Tensor, Tensor, Kept | None]]  # by modality: weight, bias, what is kept of them
+
+
+def merge_ends(
+    lasts: Mapping[str, nn.Linear], readout: nn.Linear, beside: Mapping[str, nn.Linear],
+    kept: Callable[[], Kept | None] = lambda: None,
+) -> Ends:
+    """One linear for each of ``lasts``, which gives its part of the readout's outputs, to be added up over modalities,
+    then those of the linear beside it. ``beside`` has every modality or none.
+    """
+    ends: Ends = {}
+    for (m, last), weight in zip(lasts.items(), readout.weight.split([x.out_features for x in lasts.values()], 1)):
+        # the readout's bias once, not once in every modality
+        bias = readout.bias if not ends else torch.zeros_like(readout.bias)
+        if beside:
+            weight, bias = torch.cat([weight, beside[m].weight]), torch.cat([bias, beside[m].bias])
+        ends[m] = *merge(last, weight, bias), kept()
+    return ends
 
 
 def merge(first: nn.Linear, then_weight: Tensor, then_bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -13,13 +40,20 @@ def merge(first: nn.Linear, then_weight: Tensor, then_bias: Tensor) -> tuple[Ten
     return then_weight @ first.weight, torch.addmv(then_bias, then_weight, first.bias)
 
 
-def merging_pays(rows: int, inputs: int, between: int, outputs: int) -> bool:
-    """Whether ``rows`` pass :func:`merge` sooner than two linears, ``inputs`` to ``between`` to ``outputs``.
+def merging_pays(
+    rows: float, lasts: Mapping[str, nn.Linear], readout: nn.Linear, beside: Mapping[str, nn.Linear]
+) -> bool:
+    """Whether ``rows`` pass merged ends, merging included, sooner than the linears one after the other.
 
-    A third more multiply-adds have to be saved than the merged weight takes: a small product is the slower one.
+    ``math.inf`` rows where merging is done once for all.
+    A third more multiply-adds have to be saved than the merged weights take: a small product is the slower one.
     """
-    saved = inputs * between + between * outputs - inputs * outputs
-    return 3 * rows * saved > 4 * inputs * between * outputs
+    for m, last in lasts.items():
+        C, D = last.in_features, last.out_features
+        E = readout.out_features + (beside[m].out_features if beside else 0)
+        if not 3 * rows * (C * D + D * E - C * E) > 4 * C * D * E:
+            return False
+    return True
 
 
 def untouched(layer: nn.Module, kind: type[nn.Module]) -> bool:

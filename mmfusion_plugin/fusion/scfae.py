@@ -9,7 +9,7 @@ n the expansion, b_m = round(b n l_m) the boundary, k = (m + 1) mod M the next m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from .block import FusionBlock
 from .contract import FusionOutput, channel_axis, expand_mask, on_device_of, positions, where_there
 from .kept import Kept
 from .layers import ChannelLinear, InputNorm, SwiGLU, channels_last, linear_of_rows, make_norm
-from .merging import merge, merging_pays, untouched
+from .merging import Ends, merge_ends, merging_pays, untouched
 from .row_blocks import Block, join_rows, rows_pay
 from .similarity import SILENT, cosine
 
@@ -30,7 +30,6 @@ READS = ("post", "pre", "post_and_input")
 NEIGHBOURS = ("zeros", "own", "next")
 BRANCHES = ("full", "shared", "specific")
 SOURCES = ("both", "received")
-Ends = dict[str, tuple[Tensor, Tensor, Kept | None]]  # by modality: weight, bias, what is kept of them
 
 
 class GatedStage(nn.Module):
@@ -253,32 +252,15 @@ class SCFAE(FusionBlock):
         """
         if not self._ends_meet:
             return None
-        if self.kept is None or torch.is_grad_enabled():
-            return self._merge_ends() if self._merging_pays(rows) else None
-        if not self._merging_pays(math.inf):
+        ends = {m: stage.swiglu.down for m, stage in self.post.items()}, self.readout, self._reconstructing
+        keeps = self.kept is not None and not torch.is_grad_enabled()
+        if not merging_pays(math.inf if keeps else rows, *ends):
             return None
-        linears = [self.readout, *(stage.swiglu.down for stage in self.post.values()), *self._reconstructing.values()]
+        if not keeps:
+            return merge_ends(*ends)
+        linears = [*ends[0].values(), self.readout, *self._reconstructing.values()]
         weights = [p for linear in linears for p in (linear.weight, linear.bias)]
-        return self.kept.of(weights, lambda: self._merge_ends(Kept), key=self._reconstructs)
-
-    def _merging_pays(self, rows: float) -> bool:
-        beside = self._reconstructing
-        return all(
-            merging_pays(rows, stage.swiglu.down.in_features, stage.swiglu.down.out_features,
-                         self._out_channels + (beside[m].out_features if beside else 0))
-            for m, stage in self.post.items())
-
-    def _merge_ends(self, kept: Callable[[], Kept | None] = lambda: None) -> Ends:
-        downs, ends = {m: stage.swiglu.down for m, stage in self.post.items()}, {}
-        parts = self.readout.weight.split([down.out_features for down in downs.values()], 1)
-        for (m, down), weight in zip(downs.items(), parts):
-            # the readout's bias once, not once in every modality
-            bias = self.readout.bias if not ends else torch.zeros_like(self.readout.bias)
-            if self._reconstructs:
-                weight = torch.cat([weight, self.P_recon[m].weight])
-                bias = torch.cat([bias, self.P_recon[m].bias])
-            ends[m] = *merge(down, weight, bias), kept()
-        return ends
+        return self.kept.of(weights, lambda: merge_ends(*ends, Kept), key=self._reconstructs)
 
     @property
     def _reconstructing(self) -> Mapping[str, ChannelLinear]:

@@ -9,7 +9,7 @@ import torch
 from fusion.cases import RANKS, features, present
 from torch.nn.utils import parametrizations, prune
 
-from mmfusion_plugin.fusion import FUSIONS, SCFAE, layers, scfae
+from mmfusion_plugin.fusion import FUSIONS, SCFAE, layers, merging
 from mmfusion_plugin.fusion.kept import Kept
 from mmfusion_plugin.fusion.layers import ChannelLinear
 from mmfusion_plugin.fusion.modes import constant_weights, fused_only
@@ -37,8 +37,8 @@ def laid_out(monkeypatch) -> list[tuple[int, ...]]:
 @pytest.fixture
 def merged(monkeypatch) -> list[int]:
     found: list[int] = []
-    merge = scfae.merge
-    monkeypatch.setattr(scfae, "merge", lambda *given: found.append(1) or merge(*given))
+    merge = merging.merge
+    monkeypatch.setattr(merging, "merge", lambda *given: found.append(1) or merge(*given))
     return found
 
 
