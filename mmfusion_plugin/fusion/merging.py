@@ -1,7 +1,7 @@
 """Linears with nothing between them as one. Plain torch.
 
-A block's **ends**: each modality's last linear is read by its part of a readout of all modalities, concatenated in their
-order, and perhaps by one more linear of its own beside that.
+A block's **ends**: each modality's last linear is read by its part of a readout of all modalities, concatenated in
+their order, and perhaps by one more linear of its own beside that.
 """
 from __future__ import annotations
 

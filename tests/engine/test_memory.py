@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from mmfusion_plugin.engine import ConstantWeightsHook, launch
-from mmfusion_plugin.fusion import SCFAE
+from mmfusion_plugin.fusion import SCFAE, merging
 
 PROGRAM = """
 import resource, torch
@@ -120,6 +120,54 @@ def test_weights_exchanged_before_a_validation_are_the_ones_it_predicts_with():
             exchange()
             torch.testing.assert_close(model.block(feats).fused, plain)
             assert not torch.allclose(within, plain, atol=1e-3)
+
+
+def test_a_run_with_averaged_weights_validates_the_same(tmp_path, monkeypatch):
+    from mmengine.evaluator import BaseMetric, Evaluator
+    from mmengine.model import BaseModel
+    from mmengine.runner import Runner
+
+    class Model(BaseModel):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.block = SCFAE(["a", "b"], dict(a=8, b=8), out_channels=4)
+
+        def forward(self, x, mode="loss"):
+            fused = self.block(dict(a=x[:, :8], b=x[:, 8:])).fused
+            return dict(loss=fused.square().mean()) if mode == "loss" else list(fused)
+
+    found: list[float] = []
+
+    class Mean(BaseMetric):
+        def process(self, batch, predictions):
+            self.results += [float(x.abs().mean()) for x in predictions]
+
+        def compute_metrics(self, results):
+            found.append(sum(results) / len(results))
+            return dict(mean=found[-1])
+
+    merges = []
+    monkeypatch.setattr(merging, "merge", lambda *given, merge=merging.merge: merges.append(1) or merge(*given))
+
+    def run(name: str, hooks: list) -> list[float]:
+        torch.manual_seed(1)
+        data = torch.utils.data.DataLoader([dict(x=torch.randn(16)) for _ in range(12)], 4)
+        runner = Runner(
+            Model(), str(tmp_path / name), train_dataloader=data, val_dataloader=data, val_cfg={},
+            val_evaluator=Evaluator(Mean()),
+            train_cfg=dict(by_epoch=True, max_epochs=3), custom_hooks=[*hooks, dict(type="EMAHook", momentum=0.1)],
+            optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.05, fused=True)), experiment_name=name,
+            log_level="ERROR")
+        runner.train()
+        means = list(found)
+        found.clear()
+        return means
+
+    plain = run("plain", [])
+    assert not merges
+    assert run("hooked", [dict(type="ConstantWeightsHook")]) == pytest.approx(plain, rel=1e-4)
+    assert len(merges) == 2 * 3 and len(set(plain)) == 3, "once for each modality and validation"
 
 
 def test_tools_register_the_hook_once(tmp_path, monkeypatch):
