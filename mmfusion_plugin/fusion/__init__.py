@@ -8,7 +8,7 @@ from .film import FiLMFusion
 from .gated import GatedFusion
 from .masking import MissingFill, ModalityDropout
 from .mlp import MLPFusion
-from .modes import constant_weights
+from .modes import constant_weights, fused_only
 from .scfae import SCFAE
 from .sum import SumFusion
 
@@ -20,4 +20,6 @@ FUSIONS: dict[str, type[FusionBlock]] = {
 }
 
 __all__ = [
-    "FUSIONS", "FusionBlock", "FusionOutput", "MissingFill", "ModalityDropout", "constant_weights", *FUSIONS]
+    "FUSIONS", "FusionBlock", "FusionOutput", "MissingFill", "ModalityDropout", "constant_weights", "fused_only",
+    *FUSIONS,
+]
