@@ -262,3 +262,20 @@ def test_exporters_see_the_layers_as_they_are():
         program = torch.export.export(Fused(), given)
         equal(program.module()(*given), expected)
     assert not any("mkldnn" in str(node.target) for node in program.graph.nodes)
+
+
+def test_compilers_do_not_start_anew_with_each_validation():
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    block, feats = SCFAE(list(WIDTHS), WIDTHS, out_channels=8), features(WIDTHS)
+    compiled, numbers = torch.compile(block, backend=backend, fullgraph=True), []
+    for _ in range(4):
+        compiled(feats).fused.sum().backward()
+        with torch.no_grad(), constant_weights(block):
+            equal(compiled(feats).fused, block(feats).fused)
+        numbers.append(len(graphs))
+    assert numbers[1] == numbers[3]
