@@ -398,13 +398,10 @@ class SCFAE(FusionBlock):
             target, recon = target.float(), recon.float()
         size = target.norm(dim=axis, keepdim=True)
         counts = expand_mask(available_B, V) & ((size.detach() > SILENT) | (self.recon_metric == "mse"))
-        # masked before the metric: the gradient of the cosine is 7.5e7 at V = 0
-        target, recon = where_there(counts, target, 1.0), where_there(counts, recon, 1.0)
-        size = where_there(counts, size, math.sqrt(target.shape[axis]))
-        similarity = cosine(target, recon, axis, size)
         counts = counts.squeeze(axis)
+        similarity = cosine(target, recon, axis, size)
         distance = 1 - similarity if self.recon_metric == "cosine" else (target - recon).square().mean(axis)
-        # and after it: 1 - cos(1, 1) is 5e-7 in float32
+        # enough for the gradients, too: what stands in for a missing V_m is finite, and so is the cosine's slope at 0
         distance = torch.where(counts, distance, 0.0)
         similarity = torch.where(counts, similarity.detach(), 0.0)
         if counts.ndim == 1:

@@ -412,6 +412,23 @@ def test_detached_target(options, attached):
     assert (V.grad is not None and bool(V.grad.any())) == attached
 
 
+@pytest.mark.parametrize("metric", ["cosine", "mse"])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("scale", [0.0, 1e-20, 1.0, 1e15])
+def test_what_is_not_compared_gets_a_gradient_of_exactly_zero(metric, compiled, scale):
+    block = make(dict(a=6, b=6), torch.float32, recon_metric=metric, detach_target=False)
+    V, recon = torch.randn(3, 6), torch.randn(3, 6) * scale
+    V[0] = 0
+    V[2] *= scale
+    V, recon = V.requires_grad_(), recon.requires_grad_()
+    compare = torch.compile(block._compare, backend="eager") if compiled else block._compare
+    distance_B, similarity_B, _ = compare(V, recon, torch.zeros(3, dtype=torch.bool))
+    assert not distance_B.any() and not similarity_B.any()
+    distance_B.sum().backward()
+    for x in (V, recon):
+        assert x.grad.isfinite().all() and not x.grad.any()
+
+
 def test_light_form_runs_narrow_and_reconstructs_the_full_width():
     widths = dict(a=16, b=8)
     block, feats = make(widths, width=0.25, out_channels=5), features(widths, dtype=torch.float64)
