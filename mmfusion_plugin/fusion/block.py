@@ -5,11 +5,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-import torch
 from torch import Tensor, nn
 
 from .contract import FusionOutput, check_batch, check_in_channels, check_modalities, on_device_of
-from .kept import Kept
+from .kept import Kept, forget_where_gradients
 from .masking import MissingFill, ModalityDropout
 from .row_blocks import Block, join_rows, rows_pay, split_rows
 
@@ -66,8 +65,7 @@ class FusionBlock(nn.Module, ABC):
     def forward(
         self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> FusionOutput:
-        if self.kept is not None and torch.is_grad_enabled():
-            self.kept.forget()
+        forget_where_gradients(self.kept)
         available = self.check(feats, available)
         available = on_device_of(feats, self.modality_dropout(available))
         feats = self.missing_fill(feats, available)

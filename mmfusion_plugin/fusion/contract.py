@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 __all__ = [
     "FusionOutput",
-    "on_device_of",
     "channel_axis",
     "check_batch",
     "check_in_channels",
     "check_modalities",
     "expand_mask",
+    "on_device_of",
     "plain_eager",
     "positions",
     "where_there",

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Kept"]
+__all__ = ["Kept", "forget_where_gradients"]
 
 Made = TypeVar("Made")
 
@@ -39,3 +39,9 @@ class Kept:
 
     def __reduce__(self) -> tuple:
         return Kept, ()
+
+
+def forget_where_gradients(kept: Kept | None) -> None:
+    """At the start of a pass: an optimiser, whose writing may go unseen, may follow one that asks for gradients."""
+    if kept is not None and torch.is_grad_enabled():
+        kept.forget()

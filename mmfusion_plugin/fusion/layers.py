@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from .contract import channel_axis, expand_mask, plain_eager, where_there
-from .kept import Kept
+from .kept import Kept, forget_where_gradients
 
 __all__ = ["ChannelBatchNorm", "ChannelLinear", "ChannelNorm", "InputNorm", "SwiGLU", "channels_last", "linear_of_rows",
            "make_norm"]
@@ -135,8 +135,7 @@ class ChannelLinear(nn.Linear):
     # against channels-last. On a processor with one thread torch leaves a 1x1 convolution of less than 16 maps to
     # a loop over MKL, at half of oneDNN's speed: hence the rows.
     def forward(self, x: Tensor, activation: str | None = None, times: Tensor | None = None) -> Tensor:
-        if self.kept is not None and torch.is_grad_enabled():
-            self.kept.forget()  # fused optimisers write without being counted
+        forget_where_gradients(self.kept)
         if _onednn_serves(x, self.weight):
             return self._by_rows(x, activation, times)
         return _finish(self._product(x), activation, times)

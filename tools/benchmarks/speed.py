@@ -77,6 +77,11 @@ def run_of(case: BlockCase | ModelCase | Floor, which: str) -> Callable[[], obje
     return case.step if which == "step" else case.forward
 
 
+def new_run(kind: type[BlockCase | ModelCase], which: str, *given) -> Callable[[], object]:
+    """Pass ``which`` of a new case, of which ``given`` is all but the constant weights."""
+    return run_of(kind(*given, constant=which == "constant"), which)
+
+
 def blocks(args: argparse.Namespace) -> Iterator[Record]:
     """Each block beside its floor."""
     for word in args.shapes or [*VECTORS, *MAPS]:
@@ -120,8 +125,8 @@ def models(args: argparse.Namespace) -> Iterator[Record]:
             for threads in args.threads:
                 torch.set_num_threads(threads)
                 for which in args.passes:
-                    calls = {row: run_of(ModelCase(task, row, batch, args.size[task], args.device, args.amp,
-                                                   constant=which == "constant"), which) for row in rows}
+                    calls = {row: new_run(ModelCase, which, task, row, batch, args.size[task], args.device, args.amp)
+                             for row in rows}
                     times = timed(calls, args.rounds, args.device, args.seconds)
                     over = ratios(times, rows[0])
                     for row in rows:
@@ -156,8 +161,8 @@ def scaling(args: argparse.Namespace) -> Iterator[Record]:
                     calls = {}
                     for n in sizes:
                         M, width, shape = case_of(n)
-                        calls[str(n)] = run_of(BlockCase(BLOCKS[name], dict.fromkeys(MODALITIES[:M], width), shape,
-                                                         args.device, constant=which == "constant"), which)
+                        widths = dict.fromkeys(MODALITIES[:M], width)
+                        calls[str(n)] = new_run(BlockCase, which, BLOCKS[name], widths, shape, args.device)
                     times = timed(calls, args.rounds, args.device, args.seconds)
                     medians = [spread(times[str(n)])[0] for n in sizes]
                     squared = [n**2 if "squared" in axis else n for n in sizes]
@@ -175,8 +180,8 @@ def precision(args: argparse.Namespace) -> Iterator[Record]:
             torch.set_num_threads(threads)
             for name in args.rows or ["SCFAE"]:
                 for which in args.passes:
-                    calls = {kind: run_of(BlockCase(BLOCKS[name], dict(a=width, b=width), shape, args.device, dtype,
-                                                    which == "constant"), which)
+                    calls = {kind: new_run(BlockCase, which, BLOCKS[name], dict(a=width, b=width), shape, args.device,
+                                           dtype)
                              for kind, dtype in (("bfloat16", torch.bfloat16), ("float32", None))}
                     times = timed(calls, args.rounds, args.device, args.seconds)
                     yield told(dict(part="precision", row=name, shape=word, threads=threads, run=which,

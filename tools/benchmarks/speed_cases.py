@@ -61,7 +61,7 @@ class BlockCase:
                 levels={m: torch.full((shape[0],), 3.0, device=device) for m in widths},
                 statistics={m: torch.randn(shape[0], NUM_STATISTICS, device=device) for m in widths})
         self.optimiser = adamw(self.block.parameters(), device)
-        self._within = constant_weights(*[self.block] * constant)  # it ends where nobody refers to it
+        self._within = constant_weights(*([self.block] if constant else []))  # it ends where nobody refers to it
         self._within.__enter__()
         self.block.eval()
         with torch.no_grad():
@@ -154,7 +154,7 @@ class ModelCase:
         init_default_scope(cfg.default_scope)
         torch.manual_seed(0)
         self.model, self.device = MODELS.build(cfg.model).to(device), device
-        self._within = constant_weights(*[self.model] * constant)  # it ends where nobody refers to it
+        self._within = constant_weights(*([self.model] if constant else []))  # it ends where nobody refers to it
         self._within.__enter__()
         neck = self.model.neck
         if hasattr(neck, "udml"):
