@@ -1,13 +1,15 @@
 """Numbers that are buffers, hence saved and resumed, and that nobody waits for. Plain torch."""
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 __all__ = ["HostCopy"]
 
 
 class HostCopy:
-    """The value of a buffer of one number, asked of its device only when something but :meth:`add_one` changed it.
+    """The value of a buffer of one number, asked of its device only when something but :meth:`add_one` and :meth:`fill`
+    changed it.
 
     Reading a number from an accelerator waits until all its work is done; in every step that leaves it idle.
     """
@@ -25,6 +27,18 @@ class HostCopy:
         value = self.read(buffer)
         buffer += 1
         self._known = _state(buffer), value + 1
+
+    def fill(self, buffer: Tensor, value: float) -> None:
+        buffer.fill_(value)
+        self._known = _state(buffer), _rounded_as(buffer, value)
+
+    def reached(self, buffer: Tensor, value: float) -> bool:
+        """Whether the buffer holds ``value`` or more, in its own precision: 0.7 is reached at 0.7."""
+        return self.read(buffer) >= _rounded_as(buffer, value)
+
+
+def _rounded_as(buffer: Tensor, value: float) -> float:
+    return torch.tensor(value, dtype=buffer.dtype, device="cpu").item()
 
 
 def _state(buffer: Tensor) -> tuple[int, int]:

@@ -49,7 +49,7 @@ class RowsProduct(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x = x.contiguous()  # oneDNN would copy a part of wider rows itself, and once more for the gradient
         ctx.save_for_backward(x, weight)
-        return ONEDNN(x, weight, bias, "none", [], "")
+        return _onednn(x, weight, bias)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -60,7 +60,7 @@ class RowsProduct(torch.autograd.Function):
             gradient = gradient.contiguous()  # of a map it may lie the other way: once, not in every product
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_x = gradient @ weight if plain else ONEDNN(gradient, weight.t(), None, "none", [], "")
+            of_x = gradient @ weight if plain else _onednn(gradient, weight.t())
         if ctx.needs_input_grad[1]:
             of_weight = gradient.t() @ x if plain else _gradient_of_weight(x, gradient)
         if ctx.needs_input_grad[2]:
@@ -77,7 +77,7 @@ def _gradient_of_weight(x: Tensor, gradient: Tensor) -> Tensor:
         return conv2d_weight(_as_map(x), (D, C, 1, 1), _as_map(gradient)).flatten(1)
     if C >= WIDE:
         # a part of wider rows, read across, would send oneDNN to its reference code: 1000 times as long
-        return ONEDNN(gradient.t(), x.t(), None, "none", [], "")
+        return _onednn(gradient.t(), x.t())
     return gradient.t() @ x
 
 
@@ -173,13 +173,20 @@ def _by_onednn(rows: Tensor, weight: Tensor, bias: Tensor | None, activation: st
     """The product; activated where no gradient is asked for."""
     if torch.is_grad_enabled():
         return RowsProduct.apply(rows, weight, bias)
-    if kept is not None and LAY_OUT is not None and len(rows) > 1 and not weight.is_inference():
+    keeps = kept is not None and LAY_OUT is not None and not torch.compiler.is_compiling()
+    if keeps and len(rows) > 1 and not weight.is_inference():
         weight = kept.of([weight], lambda: LAY_OUT(weight))
-    return ONEDNN(rows, weight, bias, FUSED[activation], [], "none" if activation == "gelu" else "")
+    return _onednn(rows, weight, bias, activation)
 
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu}
 FUSED = {None: "none", "silu": "swish", "gelu": "gelu"}
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None) -> Tensor:
+    if torch.compiler.is_compiling():  # it takes up a part of what runs eagerly, and knows oneDNN's own order alone
+        return _finish(F.linear(x, weight, bias), activation, None)
+    return ONEDNN(x, weight, bias, FUSED[activation], [], "none" if activation == "gelu" else "")
 
 
 def _finish(y: Tensor, activation: str | None, times: Tensor | None) -> Tensor:

@@ -209,15 +209,14 @@ class UDML(nn.Module):
         if not 0 <= share <= 1:
             raise ValueError(f"progress is a share of training in [0, 1], got {share}")
         self._told = True
-        self.progress.fill_(share)
+        self._share.fill(self.progress, share)
 
     @property
     def dynamic(self) -> bool:
         """Whether the stage of dynamic weights is reached."""
         if self.weigh is None:
             return False
-        first = torch.tensor(self.weights_from, device="cpu").item()  # in the buffer's precision: 0.7 is reached at 0.7
-        return self._share.read(self.progress) >= first
+        return self._share.reached(self.progress, self.weights_from)
 
     @property
     def awaits_progress(self) -> str | None:

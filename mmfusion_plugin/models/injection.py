@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmfusion_plugin.corruptions import CORRUPTIONS, FixedNoise, NoiseInjection, Sensor
 from mmfusion_plugin.corruptions.injection import ModalityNoise
+from mmfusion_plugin.fusion.host_copy import HostCopy
 
 from .samples import sample_key
 
@@ -52,6 +53,7 @@ class BatchNoise(nn.Module):
         if train_noise is not None:
             self.train_noise, self.start = _training(self.modalities, train_noise)
             self.register_buffer("progress", torch.zeros(()))
+            self._share = HostCopy()
         self.set_test_noise(test_noise)
 
     def set_test_noise(self, test_noise: Mapping | None) -> None:
@@ -79,12 +81,12 @@ class BatchNoise(nn.Module):
             raise ValueError(f"progress is a share of training in [0, 1], got {share}")
         self._told = True
         if self.train_noise is not None:
-            self.progress.fill_(share)
+            self._share.fill(self.progress, share)
 
     def active(self, training: bool) -> bool:
         """Whether a batch would be changed, or its levels recorded."""
         if training:
-            return self.train_noise is not None and bool(self.progress >= self.start)
+            return self.train_noise is not None and self._share.reached(self.progress, self.start)
         return len(self.test_noise) > 0
 
     def forward(

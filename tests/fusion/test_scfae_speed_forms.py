@@ -325,3 +325,22 @@ def test_onnx_gives_the_same_at_any_batch(tmp_path, rank):
         inputs = [*feats.values(), *available.values()]
         (found,) = session.run(None, {i.name: x.numpy() for i, x in zip(session.get_inputs(), inputs)})
         torch.testing.assert_close(torch.from_numpy(found), block(feats, available).fused, rtol=1e-4, atol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_compiler_that_takes_up_a_single_product_sees_a_linear(grad):
+    """torch.compile gives up on a model here and there, and then compiles the parts that it meets in eager code."""
+    found = []
+
+    def count(graph, _):
+        found.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    layer, x = ChannelLinear(16, 8), torch.randn(4, 16)
+    with torch.set_grad_enabled(grad):
+        y = torch.compile(layers._by_onednn, backend=count)(x, layer.weight, layer.bias, None)
+        if grad:
+            y.sum().backward()
+    torch.testing.assert_close(y, layer(x))
+    assert found and not any("mkldnn" in target for target in found), found

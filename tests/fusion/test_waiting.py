@@ -91,6 +91,17 @@ def test_a_counter_is_asked_once_and_again_when_something_else_set_it():
     assert copy.deepcopy(copied).read(torch.tensor(4)) == 4
 
 
+def test_progress_that_is_told_every_step_is_never_asked_for():
+    Counted.asked = 0
+    share, copied = torch.zeros(()).as_subclass(Counted), HostCopy()
+    for told, reached in ((0.1, False), (0.7, True), (0.6999, False)):
+        copied.fill(share, told)
+        assert copied.reached(share, 0.7) is reached and share.as_subclass(torch.Tensor).item() == torch.tensor(told)
+    assert Counted.asked == 0
+    share.fill_(0.8)
+    assert copied.reached(share, 0.7) and Counted.asked == 1
+
+
 def test_modality_dropout_draws_what_a_loaded_state_says():
     here = {m: torch.ones(64, dtype=torch.bool) for m in WIDTHS}
     first, second = (ModalityDropout(list(WIDTHS), 0.5, seed=3).train() for _ in range(2))

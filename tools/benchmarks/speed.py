@@ -10,7 +10,7 @@
 
 What a floor is stands in speed_floor.py. A ratio is the median over rounds of two times of the same round: other work
 on the machine moves it less than the milliseconds. Every part takes --threads, --rounds, --json and --device; on CUDA
-the times are those of events (written, but never run: no such device was at hand). Multiply-adds are counted by
+the times are those of events, from the first call on the host to the last kernel. Multiply-adds are counted by
 fusion_cost.py, a trained model's parts by model_cost.py, data pipelines by decode_throughput.py.
 """
 from __future__ import annotations
@@ -60,8 +60,10 @@ def shape_of(word: str) -> tuple[tuple[int, ...], int]:
             f"--shapes {word}: expected BATCH:WIDTH or BATCHxHxW:WIDTH such as 32:512 or 1x60x80:128") from None
 
 
-def peak(call: Callable[[], object]) -> int:
-    """Bytes that tensors made by ``call`` take at once."""
+def peak(call: Callable[[], object], compiled: bool) -> int | None:
+    """Bytes that tensors made by ``call`` take at once; None where a compiler decides that."""
+    if compiled:
+        return None
     with PeakMemory() as memory:
         call()
     return memory.peak
@@ -77,9 +79,9 @@ def run_of(case: BlockCase | ModelCase | Floor, which: str) -> Callable[[], obje
     return case.step if which == "step" else case.forward
 
 
-def new_run(kind: type[BlockCase | ModelCase], which: str, *given) -> Callable[[], object]:
-    """Pass ``which`` of a new case, of which ``given`` is all but the constant weights."""
-    return run_of(kind(*given, constant=which == "constant"), which)
+def new_run(kind: type[BlockCase | ModelCase], which: str, *given, **more) -> Callable[[], object]:
+    """Pass ``which`` of a new case, of which the rest is all but the constant weights."""
+    return run_of(kind(*given, constant=which == "constant", **more), which)
 
 
 def blocks(args: argparse.Namespace) -> Iterator[Record]:
@@ -96,6 +98,8 @@ def blocks(args: argparse.Namespace) -> Iterator[Record]:
                     found = products(case.block, case.run if which == "step" else case.forward)
                     floor = Floor(found, list(case.block.parameters()), dtype=torch.float32, device=args.device,
                                   step=which == "step") if found else None
+                    if args.compiled:
+                        case.block.compile()
                     calls = dict(block=run_of(case, which))
                     if floor is not None:
                         calls["floor"] = run_of(floor, which)
@@ -105,11 +109,12 @@ def blocks(args: argparse.Namespace) -> Iterator[Record]:
                         if floor is not None:
                             calls["floor"] = graphed(calls["floor"])
                     times = timed(calls, args.rounds, args.device, args.seconds)
-                    record = dict(part="blocks", row=name, shape=word, threads=threads, run=which,
-                                  peak_bytes=peak(calls["block"]))
+                    row = f"{name}, compiled" if args.compiled else name
+                    record = dict(part="blocks", row=row, shape=word, threads=threads, run=which,
+                                  peak_bytes=peak(calls["block"], args.compiled))
                     if args.graphs:
                         over = ratios(times, "floor")["block as a CUDA graph"] if floor is not None else None
-                        yield told(record | dict(row=f"{name}, CUDA graph"), times["block as a CUDA graph"], over)
+                        yield told(record | dict(row=f"{row}, CUDA graph"), times["block as a CUDA graph"], over)
                     if floor is None:
                         yield told(record, times["block"])
                         continue
@@ -125,13 +130,14 @@ def models(args: argparse.Namespace) -> Iterator[Record]:
             for threads in args.threads:
                 torch.set_num_threads(threads)
                 for which in args.passes:
-                    calls = {row: new_run(ModelCase, which, task, row, batch, args.size[task], args.device, args.amp)
-                             for row in rows}
+                    calls = {row: new_run(ModelCase, which, task, row, batch, args.size[task], args.device, args.amp,
+                                          compiled=args.compiled) for row in rows}
                     times = timed(calls, args.rounds, args.device, args.seconds)
                     over = ratios(times, rows[0])
                     for row in rows:
                         yield told(dict(part="models", task=task, row=row, batch=batch, threads=threads, run=which,
-                                        amp=args.amp, base=rows[0], peak_bytes=peak(calls[row])), times[row], over[row])
+                                        amp=args.amp, compiled=args.compiled, base=rows[0],
+                                        peak_bytes=peak(calls[row], args.compiled)), times[row], over[row])
 
 
 def fit(sizes: Sequence[float], times: Sequence[float]) -> tuple[float, float, float]:
@@ -298,7 +304,7 @@ def _passes_table(records: Sequence[Record]) -> str:
         ratio = f"{r['ratio']:.3f} ({r['ratio_iqr']:.3f})" if "ratio" in r else "no product"
         where = r["shape"] if "shape" in r else f"{r['task']}, batch {r['batch']}"
         rows.append([r["row"], where, r["threads"], r["run"], f"{number(r['milliseconds'])} ({number(r['iqr_ms'])})",
-                     ratio, number(r["peak_bytes"] / 1e6)])
+                     ratio, "" if r["peak_bytes"] is None else number(r["peak_bytes"] / 1e6)])
     return markdown_table(["", "shape", "threads", "pass", "ms (IQR)", f"{over} (IQR)", "peak, MB"], rows)
 
 
@@ -328,11 +334,17 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--graphs", action="store_true",
                         help="blocks on CUDA as graphs, too, over their floor as a graph")
+    parser.add_argument("--compiled", action="store_true", help="blocks, or models' necks, by torch.compile")
+    parser.add_argument("--tf32", action="store_true",
+                        help="products and convolutions on CUDA in TF32; without it float32, but models' convolutions "
+                        "in TF32 as torch has it")
     parser.add_argument("--json", metavar="FILE", help="write every number there")
     parser.add_argument("--first-step", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(words)
     if min(args.rounds, *args.threads, *(args.batch or [1])) < 1 or not 2 <= args.modalities <= len(MODALITIES):
         raise launch.UsageError("--rounds, --threads and --batch must be at least 1, --modalities 2 to 8")
+    if args.compiled and args.part not in ("blocks", "models"):
+        raise launch.UsageError("--compiled is of blocks and models")
     if args.graphs and (args.part != "blocks" or args.device.type != "cuda"):
         raise launch.UsageError("--graphs is of blocks with --device cuda")
     known = set(BLOCKS) if args.part in ("blocks", "scaling", "precision", "optimiser") else {
@@ -351,6 +363,9 @@ def main(words: Sequence[str] | None = None) -> None:
     MMLogger.get_instance("speed", log_level="ERROR")  # builders name every parameter that they treat differently
     if args.first_step:
         return first_step(args)
+    if args.tf32 or args.part in ("blocks", "scaling", "precision"):
+        # by default torch's convolutions alone would use it: a block and its floor must have one precision
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.tf32
     before, records = os.getloadavg()[0], []
     for record in PARTS[args.part](args):
         records.append(record)
@@ -359,7 +374,7 @@ def main(words: Sequence[str] | None = None) -> None:
     where = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else f"{platform.machine()} processor"
     facts = dict(command=" ".join(["speed.py", *(sys.argv[1:] if words is None else words)]), where=where,
                  cores=os.cpu_count(), torch=torch.__version__, plugin=mmfusion_plugin.__version__, light_width=LIGHT,
-                 load=[before, os.getloadavg()[0]])
+                 tf32=args.tf32, load=[before, os.getloadavg()[0]])
     print(f"\n{where}, {facts['cores']} cores, torch {facts['torch']}, load {before:.1f} before\n")
     print(tables(records))
     if args.json:

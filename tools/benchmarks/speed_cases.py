@@ -138,10 +138,12 @@ class ModelCase:
         amp: through GuardedAmpOptimWrapper in bfloat16.
         optimiser: replaces the config's own.
         constant: the weights stay as they are, for good: predictions alone.
+        compiled: the neck by torch.compile.
     """
 
     def __init__(self, task: str, row: str, batch: int, size: tuple[int, int], device: torch.device,
-                 amp: bool = False, optimiser: Mapping | None = None, constant: bool = False) -> None:
+                 amp: bool = False, optimiser: Mapping | None = None, constant: bool = False,
+                 compiled: bool = False) -> None:
         warnings.filterwarnings("ignore", module="mmseg")  # deprecations that concern no one here
         from mmengine.optim import build_optim_wrapper
 
@@ -159,6 +161,8 @@ class ModelCase:
         neck = self.model.neck
         if hasattr(neck, "udml"):
             neck.udml.set_progress(1.0)
+        if compiled:
+            neck.compile()
         if optimiser is not None:
             cfg.optim_wrapper.optimizer = dict(optimiser)
         if amp:

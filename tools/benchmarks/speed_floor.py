@@ -79,7 +79,7 @@ def _one(call: Callable[[], object], device: torch.device) -> float:
 
 
 def graphed(call: Callable[[], object]) -> Callable[[], None]:
-    """``call`` as one CUDA graph: its kernels without the host between them. Written, but never run."""
+    """``call`` as one CUDA graph: its kernels without the host between them."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # what a first call allocates or chooses must not be part of the graph
