@@ -9,13 +9,16 @@ mmaction2 1.2.0.
 """
 from __future__ import annotations
 
+import ast
+import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -192,6 +195,56 @@ def _add_drn() -> None:
     sys.modules[module.__name__] = module
 
 
+# --- mmaction.models.multimodal.vindlu -------------------------------------------------------------
+
+_VINDLU = "mmaction.models.multimodal.vindlu"
+
+
+def _transformers_misses() -> list[str]:
+    """``module.name`` of what the VindLU models import and the installed transformers no longer has. Imports nothing.
+
+    mmaction2 asks for transformers >= 4.28 and knows no upper end.
+    """
+    number = _number("transformers")
+    if number is None or number < Version("4.28") or not _has_submodule(_VINDLU):
+        return []
+    folder, = find_spec("mmaction").submodule_search_locations
+    root = Path(find_spec("transformers").submodule_search_locations[0])
+    missing = []
+    for source in sorted(Path(folder, "models/multimodal/vindlu").glob("*.py")):
+        for node in ast.walk(ast.parse(source.read_bytes())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("transformers."):
+                continue
+            place = root.joinpath(*node.module.split(".")[1:])
+            if place.is_dir():  # a package, whose names come from its modules
+                continue
+            file = place.with_suffix(".py")
+            words = set(re.findall(r"\w+", file.read_text("utf8"))) if file.is_file() else set()
+            missing += [f"{node.module}.{alias.name}" for alias in node.names if alias.name not in words]
+    return missing
+
+
+def _leave_vindlu_out() -> None:
+    from mmaction.utils import dependency
+
+    label, missing = installed_version("transformers"), _transformers_misses()
+
+    class _MissingVindLU:
+        """Stands in for mmaction2's VindLU models."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            raise RuntimeError(
+                f"the VindLU models of {installed_version('mmaction')} import {', '.join(missing)}, which "
+                f"{label} does not have; install 'transformers>=4.28,<4.56' to use them")
+
+    def register(names: Sequence[str], registry: Any) -> None:
+        for name in names:
+            registry.register_module(name=name, module=_MissingVindLU, force=True)
+
+    dependency.WITH_MULTIMODAL = False
+    dependency.register_multimodal_placeholder = register
+
+
 # --- torch.load ----------------------------------------------------------------------------------
 
 
@@ -291,6 +344,13 @@ CURES: tuple[Cure, ...] = (
         f"No module named '{_DRN}'",
         "a stand-in module; building the localizer DRN says what to install",
         _drn_is_missing, _add_drn),
+    Cure(
+        "mmaction-vindlu",
+        "mmaction2 imports its VindLU models wherever transformers is installed, and recent transformers have dropped "
+        "what they need: importing mmaction.models fails with ImportError: cannot import name "
+        "'apply_chunking_to_forward' from 'transformers.modeling_utils'",
+        "those models are left out; building one says what to install",
+        lambda: bool(_transformers_misses()), _leave_vindlu_out),
     Cure(
         "torch-load",
         "torch >= 2.6 loads weights only: --resume and tools/test.py fail with UnpicklingError: "

@@ -1,16 +1,19 @@
 """Each cure of a released wheel: the symptom without it, its absence with it."""
 from __future__ import annotations
 
+import ast
 import io
 import pickle
 import sys
 import zipfile
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
-from without import python
+from without import fake_wheel, python
 
 from mmfusion_plugin import compat
 
@@ -86,6 +89,58 @@ def test_mmaction_models_can_be_imported_and_drn_says_what_is_missing():
 
     with pytest.raises(RuntimeError, match="DRN is not part of the installed mmaction2 wheel"):
         DRN()
+
+
+# --- mmaction.models.multimodal.vindlu
+
+
+def transformers_of(folder, number: str, *words: str):
+    """A made-up transformers wheel whose modules hold these words and nothing else."""
+    site = fake_wheel(folder / "site", "transformers", number)
+    models = site / "transformers/models/beit"
+    models.mkdir(parents=True)
+    text = f"names = {words!r}\n"
+    for name in ("__init__", "activations", "configuration_utils", "file_utils", "modeling_outputs", "modeling_utils",
+                 "models/__init__", "models/beit/__init__", "models/beit/modeling_beit"):
+        (site / f"transformers/{name}.py").write_text(text)
+    return site
+
+
+def vindlu_imports() -> list[str]:
+    source = find_spec("mmaction").submodule_search_locations[0]
+    trees = [ast.parse(path.read_bytes()) for path in Path(source, "models/multimodal/vindlu").glob("*.py")]
+    return [alias.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+            and (node.module or "").startswith("transformers.") for alias in node.names]
+
+
+def test_a_transformers_without_what_vindlu_needs_stops_mmaction_without_the_cure(tmp_path):
+    site = transformers_of(tmp_path, "5.1.0")
+    code = ("from mmfusion_plugin import compat; "
+            "from mmaction.utils import dependency; dependency.WITH_MULTIMODAL = True; import mmaction.models")
+    # the other cures alone: importing the whole plugin would apply this one
+    code = "import sys; sys.orig_argv[:] = ['-m', 'mmfusion_plugin.doctor']; " + code.replace(
+        "compat; ", "compat; [c.apply() for c in compat.CURES if c.needed() and c.name != 'mmaction-vindlu']; ")
+    run = python(tmp_path, "-W", "ignore", "-c", code, path=[site])
+    assert "ImportError" in run.stderr and "transformers" in run.stderr, run.stderr[-2000:]
+
+
+def test_vindlu_is_left_out_and_says_what_it_misses(tmp_path):
+    site = transformers_of(tmp_path, "5.1.0", *(set(vindlu_imports()) - {"prune_linear_layer"}))
+    code = ("import mmfusion_plugin; from mmaction.registry import MODELS; print(MODELS.get('VindLUVQA') is not None); "
+            "MODELS.build(dict(type='VindLUVQA'))")
+    run = python(tmp_path, "-W", "ignore", "-c", code, path=[site])
+    assert run.stdout.split() == ["True"], run.stderr[-2000:]
+    assert ("RuntimeError" in run.stderr and "modeling_utils.prune_linear_layer, which" in run.stderr
+            and "transformers 5.1.0 does not have" in run.stderr), run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("number, whole", [("4.40.0", True), ("4.27.0", False)])
+def test_a_fit_transformers_and_one_too_old_to_be_asked_for_are_left_alone(tmp_path, number, whole):
+    site = transformers_of(tmp_path, number, *(vindlu_imports() if whole else ()))
+    code = ("import sys; sys.orig_argv[:] = ['-m', 'mmfusion_plugin.doctor']; from mmfusion_plugin import compat; "
+            "print({c.name: c.needed() for c in compat.CURES}['mmaction-vindlu'])")
+    run = python(tmp_path, "-W", "ignore", "-c", code, path=[site])
+    assert run.stdout.split() == ["False"], run.stderr
 
 
 # --- torch.load
