@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from speed_floor import graphed
 from mmfusion_plugin.fusion import FUSIONS, constant_weights, fused_only
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
 from mmfusion_plugin.fusion.udml import UDML
+from mmfusion_plugin.models.samples import NonFiniteReports
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 
@@ -176,3 +178,51 @@ def test_the_models_of_the_shipped_configs_learn_on_a_gpu(task):
         if before is not None:
             after = torch.cat([p.detach().flatten() for p in case.model.neck.parameters()])
             assert torch.isfinite(after).all() and not torch.equal(before, after)
+
+
+def test_what_is_not_finite_is_reported_with_one_question_a_batch(monkeypatch, nobody_waits):
+    said, answers = [], []
+    monkeypatch.setattr("mmfusion_plugin.models.samples.print_log", lambda text, **_: said.append(text))
+    reports = NonFiniteReports("they are left out")
+    values = torch.ones(3, 4, device="cuda")
+    values[1, :2] = torch.nan
+    nobody_waits()
+    for i in range(3):
+        answers.append(reports.all_finite("depth", torch.isfinite(values[i]), None))
+    torch.cuda.set_sync_debug_mode("default")
+    reports.tell()
+    assert answers == [False] * 3 and len(said) == 1 and "holds 2 non-finite values" in said[0]
+    reports.tell()
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("task, row", [("segmentation", "SCFAE light"), ("audio-visual", "SCFAE light")])
+def test_nothing_of_ours_waits_in_a_training_step_but_two_questions(task, row):
+    """Whether the readings were finite, and whether the gradients are."""
+    case = ModelCase(task, row, 2, (64, 64), torch.device("cuda"))
+    for _ in range(2):
+        case.step()
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            case.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    places = [f"{warning.filename}:{warning.lineno}" for warning in caught if "synchroniz" in str(warning.message)]
+    ours = sorted(Path(place).name.split(":")[0] for place in places if "mmfusion_plugin/" in place)
+    assert ours == ["guarded_optim.py", "samples.py"], places
+
+
+def test_vectors_that_are_all_there_cost_no_mask():
+    block = model_of("ConcatFusion").cuda().eval()
+    feats = to("cuda", features(WIDTHS))
+    kernels = {}
+    for name, available in (("all", present(WIDTHS)), ("some", present(WIDTHS, missing=dict(b=[1])))):
+        with torch.no_grad():
+            block(feats, available)
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                block(feats, available)
+        kernels[name] = sum(event.count for event in profile.key_averages() if event.key == "aten::where")
+    assert kernels["all"] == 0 < kernels["some"]

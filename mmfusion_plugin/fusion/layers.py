@@ -105,9 +105,9 @@ def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
     """
     return (
         ONEDNN is not None
+        and x.device.type == "cpu"
         and plain_eager(x)
         and x.dtype == weight.dtype == torch.float32
-        and x.device.type == "cpu"
         and _onednn_pays(x.numel() // weight.shape[1], weight.numel())
         and type(weight) in (Tensor, nn.Parameter)
         and torch.backends.mkldnn.enabled

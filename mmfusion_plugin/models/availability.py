@@ -37,10 +37,8 @@ def noise_levels(
     """{m: (B,)} from the samples' ``noise_level`` metainfo, 0 where a sample says nothing; None if none does."""
     if not any("noise_level" in meta for meta in metas):
         return None
-    return {
-        m: torch.tensor([float(meta.get("noise_level", {}).get(m, 0.0)) for meta in metas], device=device)
-        for m in modalities
-    }
+    levels = {m: torch.tensor([float(meta.get("noise_level", {}).get(m, 0.0)) for meta in metas]) for m in modalities}
+    return {m: x.to(device, non_blocking=True) for m, x in levels.items()}
 
 
 def remaining(modalities: Sequence[str], recorded: Mapping[str, bool], hidden: Sequence[str], name: str) -> dict:

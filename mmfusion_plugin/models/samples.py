@@ -5,7 +5,9 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
+import torch
 from mmengine.logging import print_log
+from torch import Tensor
 
 __all__ = ["NonFiniteReports", "sample_key", "sample_name", "short"]
 
@@ -49,8 +51,29 @@ class NonFiniteReports:
     def __init__(self, consequence: str) -> None:
         self.consequence = consequence
         self._reported: set[str] = set()
+        self._open: list[tuple] = []
 
-    def __call__(self, modality: str, number: int, data_sample) -> None:
+    def all_finite(self, modality: str, finite: Tensor, data_sample) -> bool:
+        """Whether all are, where ``finite`` says which. On an accelerator always False: each answer would wait for it,
+        and :meth:`tell` asks once for all.
+        """
+        if finite.device.type != "cpu":
+            self._open.append((modality, (~finite).sum(), data_sample))
+            return False
+        if finite.all():
+            return True
+        self._warn(modality, int((~finite).sum()), data_sample)
+        return False
+
+    def tell(self) -> None:
+        """At the end of a batch: warn of what :meth:`all_finite` left open."""
+        noted, self._open = self._open, []
+        if noted:
+            for number, (modality, _, data_sample) in zip(torch.stack([n for _, n, _ in noted]).tolist(), noted):
+                if number:
+                    self._warn(modality, number, data_sample)
+
+    def _warn(self, modality: str, number: int, data_sample) -> None:
         name = f"{modality!r} of {sample_name(data_sample, modality)}"
         if name in self._reported:
             return

@@ -65,7 +65,7 @@ class MultimodalActionDataPreProcessor(BaseDataPreprocessor):
                 raise ValueError(f"data_preprocessor.{key} names {found}, modalities names {list(modalities)}")
         self.modalities = tuple(modalities)
         self.test_missing = tuple(test_missing)
-        self._report_once = NonFiniteReports("they are replaced by the modality's mean")
+        self._reports = NonFiniteReports("they are replaced by the modality's mean")
         self.noise = BatchNoise(self.modalities, train_noise, test_noise)
         for m in self.modalities:
             mean_C, std_C = _statistics(m, None if mean is None else mean[m], None if std is None else std[m])
@@ -83,6 +83,7 @@ class MultimodalActionDataPreProcessor(BaseDataPreprocessor):
         if self.noise.active(training):
             inputs = self.noise(inputs, available, samples, training)
         batch = {m: self._stack(m, inputs[m], [there[m] for there in available], samples) for m in self.modalities}
+        self._reports.tell()
         if data_samples is not None:
             for sample, there in zip(data_samples, available):
                 sample.set_metainfo({"available": there})
@@ -143,10 +144,8 @@ class MultimodalActionDataPreProcessor(BaseDataPreprocessor):
         if not x.is_floating_point():
             return normalised
         finite = torch.isfinite(x)
-        if finite.all():
-            return normalised
-        self._report_once(m, int((~finite).sum()), data_sample)
-        return torch.where(finite, normalised, 0.0)
+        all_finite = self._reports.all_finite(m, finite, data_sample)
+        return normalised if all_finite else torch.where(finite, normalised, 0.0)
 
 
 def _statistics(m: str, mean: Values | None, std: Values | None) -> tuple[Tensor, Tensor]:

@@ -422,4 +422,4 @@ def _pooled(fused: Tensor | tuple[Tensor, ...]) -> Tensor:
 def _masked_mean(x: Tensor, available_B: Tensor) -> Tensor:
     """:func:`_mean_over_positions`, 0 where the modality is missing, whatever its features hold."""
     vector = _mean_over_positions(x)
-    return torch.where(expand_mask(available_B.to(vector.device), vector), vector, 0.0)
+    return torch.where(expand_mask(available_B.to(vector.device, non_blocking=True), vector), vector, 0.0)

@@ -86,7 +86,7 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         self.invalid = dict(invalid)
         self.reverse = tuple(bgr_to_rgb)
         self.test_missing = tuple(test_missing)
-        self._report_once = NonFiniteReports("they are treated as invalid readings")
+        self._reports = NonFiniteReports("they are treated as invalid readings")
         self.noise = BatchNoise(self.modalities, train_noise, test_noise)
         self._check_depth_noise()
         for m in self.modalities:
@@ -126,6 +126,7 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
             stacked.append(torch.cat([self._normalise(m, streams, available[m], data_sample) for m in self.modalities]))
             if data_sample is not None:
                 data_sample.set_metainfo({"available": available})
+        self._reports.tell()
         if training and self.size is None and self.size_divisor is None:
             raise ValueError("training needs data_preprocessor.size or data_preprocessor.size_divisor")
         self._check_sizes(stacked, data.get("data_samples"), training)
@@ -221,8 +222,7 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         known = torch.ones_like(x, dtype=torch.bool) if m not in self.invalid else x != self.invalid[m]
         if x.is_floating_point():
             finite = torch.isfinite(x)
-            if not finite.all():
-                self._report_once(m, int((~finite).sum()), data_sample)
+            self._reports.all_finite(m, finite, data_sample)
             known &= finite
         return torch.where(known, (x.float() - mean) / std, 0.0)
 

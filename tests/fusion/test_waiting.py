@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mmfusion_plugin.fusion import FUSIONS
+from mmfusion_plugin.fusion.contract import expand_mask, on_device_of, where_there
 from mmfusion_plugin.fusion.host_copy import HostCopy
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
 from mmfusion_plugin.fusion.masking import MissingFill, ModalityDropout
@@ -63,6 +64,18 @@ def test_a_sample_without_any_modality_is_still_refused():
         feats = {m: torch.empty(2, C) for m, C in WIDTHS.items()}
     with pytest.raises(ValueError, match=r"samples \[1\] of the batch have no modality at all"):
         block(feats, {m: torch.tensor([True, False]) for m in WIDTHS})
+
+
+def test_a_mask_that_the_processor_knows_to_be_all_true_masks_nothing_elsewhere():
+    feats = {m: torch.empty(4, C, 3, 5, device="meta") for m, C in WIDTHS.items()}
+    masks = on_device_of(feats, present(4))
+    wide = {m: expand_mask(masks[m], x) for m, x in feats.items()}
+    assert all(mask.is_meta for mask in wide.values())
+    assert where_there(wide["a"], feats["a"], 0.0) is feats["a"], "all four are there"
+    assert where_there(wide["b"], feats["b"], 0.0) is not feats["b"], "the first is missing"
+    assert where_there(wide["a"] & wide["b"], feats["a"], 0.0) is not feats["a"], "what is computed is not known"
+    learned = torch.empty(8, 1, 1, device="meta", requires_grad=True)
+    assert where_there(wide["a"], feats["a"], learned).requires_grad, "all ranks need its gradient"
 
 
 class Counted(torch.Tensor):
