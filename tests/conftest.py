@@ -1,11 +1,16 @@
 """Fixtures that several rooms' tests share."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+# The tests are about a processor: they fork, and they compare bits. What a GPU does is asked in test_cuda.py.
+if os.environ.get("MMFUSION_GPU_TESTS") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -1,4 +1,7 @@
-"""What only a GPU can show: the same results there, nobody waiting for it, and fusion as a CUDA graph."""
+"""What only a GPU can show: the same results there, nobody waiting for it, and fusion as a CUDA graph.
+
+    MMFUSION_GPU_TESTS=1 python -m pytest tests/test_cuda.py        # tools/run_tests.sh does it where there is one
+"""
 from __future__ import annotations
 
 import copy
@@ -16,7 +19,7 @@ from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
 from mmfusion_plugin.fusion.udml import UDML
 from mmfusion_plugin.models.samples import NonFiniteReports
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or hidden: set MMFUSION_GPU_TESTS=1")
 
 WIDTHS = dict(a=12, b=20)
 FORMS = {
@@ -135,7 +138,6 @@ def test_constant_weights_change_nothing_on_a_gpu(rank):
 def test_a_block_becomes_a_cuda_graph(shape, which):
     case, other = (BlockCase(dict(type="SCFAE"), WIDTHS, shape, torch.device("cuda")) for _ in range(2))
     other.block.load_state_dict(case.block.state_dict())
-    case.onto_device()
     for name in WIDTHS:
         with torch.no_grad():
             other.feats[name].copy_(case.feats[name])

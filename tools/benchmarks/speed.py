@@ -104,7 +104,6 @@ def blocks(args: argparse.Namespace) -> Iterator[Record]:
                     if floor is not None:
                         calls["floor"] = run_of(floor, which)
                     if args.graphs:
-                        case.onto_device()
                         calls["block as a CUDA graph"] = graphed(calls["block"])
                         if floor is not None:
                             calls["floor"] = graphed(calls["floor"])

@@ -67,10 +67,6 @@ class BlockCase:
         with torch.no_grad():
             self.gradient = torch.randn_like(self.run().fused) * 1e-3
 
-    def onto_device(self) -> None:
-        """Masks beside the features: a CUDA graph cannot copy them from the host's own memory."""
-        self.available = {m: mask.to(self.device) for m, mask in self.available.items()}
-
     def run(self):
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             return self.block(self.feats, self.available, **self.told)
