@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -195,54 +196,64 @@ def _add_drn() -> None:
     sys.modules[module.__name__] = module
 
 
-# --- mmaction.models.multimodal.vindlu -------------------------------------------------------------
-
-_VINDLU = "mmaction.models.multimodal.vindlu"
+# --- transformers --------------------------------------------------------------------------------
 
 
-def _transformers_misses() -> list[str]:
-    """``module.name`` of what the VindLU models import and the installed transformers no longer has. Imports nothing.
+@dataclass(frozen=True)
+class _Multimodal:
+    """What a library imports wherever transformers >= 4.28 and ``beside`` are installed: it knows no upper end."""
 
-    mmaction2 asks for transformers >= 4.28 and knows no upper end.
-    """
-    number = _number("transformers")
-    if number is None or number < Version("4.28") or not _has_submodule(_VINDLU):
-        return []
-    folder, = find_spec("mmaction").submodule_search_locations
-    root = Path(find_spec("transformers").submodule_search_locations[0])
-    missing = []
-    for source in sorted(Path(folder, "models/multimodal/vindlu").glob("*.py")):
-        for node in ast.walk(ast.parse(source.read_bytes())):
-            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("transformers."):
-                continue
-            place = root.joinpath(*node.module.split(".")[1:])
+    library: str
+    folder: str
+    called: str
+    beside: tuple[str, ...] = ()
+
+    def misses(self) -> list[str]:
+        """What their modules import and the installed transformers no longer has. Imports nothing."""
+        number = _number("transformers")
+        if number is None or number < Version("4.28") or not all(map(installed, (self.library, *self.beside))):
+            return []
+        own, theirs = (Path(find_spec(name).submodule_search_locations[0]) for name in (self.library, "transformers"))
+        wanted: dict[str, set[str]] = {}
+        for source in sorted((own / self.folder).rglob("*.py")):
+            for node in _run_at_import(ast.parse(source.read_bytes())):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("transformers."):
+                    wanted.setdefault(node.module, set()).update(alias.name for alias in node.names)
+        missing = []
+        for module, names in wanted.items():
+            place = theirs.joinpath(*module.split(".")[1:])
             if place.is_dir():  # a package, whose names come from its modules
                 continue
             file = place.with_suffix(".py")
             words = set(re.findall(r"\w+", file.read_text("utf8"))) if file.is_file() else set()
-            missing += [f"{node.module}.{alias.name}" for alias in node.names if alias.name not in words]
-    return missing
+            missing += [f"{module}.{name}" for name in sorted(names - words)]
+        return missing
+
+    def leave_out(self) -> None:
+        """Let the library do as without transformers; whoever builds such a model is told what to install."""
+        dependency = import_module(f"{self.library}.utils.dependency")
+        why = (f"{self.called} of {installed_version(self.library)} import {', '.join(self.misses())}, which "
+               f"{installed_version('transformers')} does not have; install 'transformers>=4.28,<4.56' to use them")
+
+        class Missing:
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                raise RuntimeError(why)
+
+        def register(names: Sequence[str], registry: Any) -> None:
+            for name in names:
+                registry.register_module(name=name, module=Missing, force=True)
+
+        dependency.WITH_MULTIMODAL = False
+        dependency.register_multimodal_placeholder = register
 
 
-def _leave_vindlu_out() -> None:
-    from mmaction.utils import dependency
+def _run_at_import(module: ast.Module) -> list[ast.stmt]:
+    """Statements outside functions and classes; some of these imports stand in a ``try`` whose failure fails later."""
+    return [*module.body, *(inner for node in module.body if isinstance(node, ast.Try) for inner in node.body)]
 
-    label, missing = installed_version("transformers"), _transformers_misses()
 
-    class _MissingVindLU:
-        """Stands in for mmaction2's VindLU models."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            raise RuntimeError(
-                f"the VindLU models of {installed_version('mmaction')} import {', '.join(missing)}, which "
-                f"{label} does not have; install 'transformers>=4.28,<4.56' to use them")
-
-    def register(names: Sequence[str], registry: Any) -> None:
-        for name in names:
-            registry.register_module(name=name, module=_MissingVindLU, force=True)
-
-    dependency.WITH_MULTIMODAL = False
-    dependency.register_multimodal_placeholder = register
+_VINDLU = _Multimodal("mmaction", "models/multimodal/vindlu", "the VindLU models")
+_BLIP = _Multimodal("mmpretrain", "models/multimodal", "the multimodal models (BLIP, CLIP, ...)", ("pycocotools",))
 
 
 # --- torch.load ----------------------------------------------------------------------------------
@@ -345,12 +356,18 @@ CURES: tuple[Cure, ...] = (
         "a stand-in module; building the localizer DRN says what to install",
         _drn_is_missing, _add_drn),
     Cure(
-        "mmaction-vindlu",
-        "mmaction2 imports its VindLU models wherever transformers is installed, and recent transformers have dropped "
-        "what they need: importing mmaction.models fails with ImportError: cannot import name "
-        "'apply_chunking_to_forward' from 'transformers.modeling_utils'",
+        "mmaction-transformers",
+        "mmaction2 imports its VindLU models wherever transformers is installed, and transformers 4.56 dropped what "
+        "they need: importing mmaction.models fails with ImportError: cannot import name 'apply_chunking_to_forward' "
+        "from 'transformers.modeling_utils'",
         "those models are left out; building one says what to install",
-        lambda: bool(_transformers_misses()), _leave_vindlu_out),
+        lambda: bool(_VINDLU.misses()), _VINDLU.leave_out),
+    Cure(
+        "mmpretrain-transformers",
+        "mmpretrain, which mmaction2 imports where it is installed, needs the same for its multimodal models: "
+        "importing either's models fails with TypeError: NoneType takes no arguments",
+        "those models are left out; building one says what to install",
+        lambda: bool(_BLIP.misses()), _BLIP.leave_out),
     Cure(
         "torch-load",
         "torch >= 2.6 loads weights only: --resume and tools/test.py fail with UnpicklingError: "

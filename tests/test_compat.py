@@ -91,7 +91,7 @@ def test_mmaction_models_can_be_imported_and_drn_says_what_is_missing():
         DRN()
 
 
-# --- mmaction.models.multimodal.vindlu
+# --- transformers
 
 
 def transformers_of(folder, number: str, *words: str):
@@ -119,7 +119,7 @@ def test_a_transformers_without_what_vindlu_needs_stops_mmaction_without_the_cur
             "from mmaction.utils import dependency; dependency.WITH_MULTIMODAL = True; import mmaction.models")
     # the other cures alone: importing the whole plugin would apply this one
     code = "import sys; sys.orig_argv[:] = ['-m', 'mmfusion_plugin.doctor']; " + code.replace(
-        "compat; ", "compat; [c.apply() for c in compat.CURES if c.needed() and c.name != 'mmaction-vindlu']; ")
+        "compat; ", "compat; [c.apply() for c in compat.CURES if c.needed() and c.name != 'mmaction-transformers']; ")
     run = python(tmp_path, "-W", "ignore", "-c", code, path=[site])
     assert "ImportError" in run.stderr and "transformers" in run.stderr, run.stderr[-2000:]
 
@@ -138,9 +138,38 @@ def test_vindlu_is_left_out_and_says_what_it_misses(tmp_path):
 def test_a_fit_transformers_and_one_too_old_to_be_asked_for_are_left_alone(tmp_path, number, whole):
     site = transformers_of(tmp_path, number, *(vindlu_imports() if whole else ()))
     code = ("import sys; sys.orig_argv[:] = ['-m', 'mmfusion_plugin.doctor']; from mmfusion_plugin import compat; "
-            "print({c.name: c.needed() for c in compat.CURES}['mmaction-vindlu'])")
+            "print({c.name: c.needed() for c in compat.CURES}['mmaction-transformers'])")
     run = python(tmp_path, "-W", "ignore", "-c", code, path=[site])
     assert run.stdout.split() == ["False"], run.stderr
+
+
+def mmpretrain_of(site) -> None:
+    """A made-up mmpretrain that imports, where its own switch says so, what transformers has dropped."""
+    fake_wheel(site, "mmpretrain", "1.2.0")
+    models = site / "mmpretrain/models/multimodal"
+    for folder in (models, site / "mmpretrain/utils", site / "pycocotools"):
+        folder.mkdir(parents=True)
+    for folder in (site / "mmpretrain", site / "mmpretrain/utils", site / "pycocotools", models.parent):
+        (folder / "__init__.py").touch()
+    (site / "mmpretrain/utils/dependency.py").write_text("WITH_MULTIMODAL = True\n")
+    (models / "__init__.py").write_text(
+        "from mmpretrain.utils.dependency import WITH_MULTIMODAL\nif WITH_MULTIMODAL:\n    from . import blip\n")
+    (models / "blip.py").write_text(
+        "try:\n    from transformers.modeling_utils import PreTrainedModel, prune_linear_layer\nexcept ImportError:\n"
+        "    PreTrainedModel = None\n\n\nclass Blip(PreTrainedModel):\n    pass\n")
+
+
+@pytest.mark.parametrize("without, needed", [(["mmaction"], True), (["mmaction", "pycocotools"], False)])
+def test_mmpretrain_does_without_its_multimodal_models(tmp_path, without, needed):
+    site = transformers_of(tmp_path, "5.1.0", "PreTrainedModel")
+    mmpretrain_of(site)
+    cure = "print({c.name: c.needed() for c in mmfusion_plugin.compat.CURES}['mmpretrain-transformers']); "
+    code = f"import mmfusion_plugin; {cure if needed else ''}import mmpretrain.models.multimodal"
+    run = python(tmp_path, "-W", "ignore", "-c", code, path=[site], without=without)
+    if needed:
+        assert run.returncode == 0 and run.stdout.split() == ["True"], run.stderr[-2000:]
+    else:  # this made-up one does not ask for pycocotools, as the real one does: left alone, it fails
+        assert "NoneType takes no arguments" in run.stderr, run.stderr[-2000:]
 
 
 # --- torch.load
