@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from fusion.cases import features
+from without import python
 
+from mmfusion_plugin.fusion import layers
 from mmfusion_plugin.fusion.contract import channel_axis
 from mmfusion_plugin.fusion.layers import (
     ChannelLinear,
@@ -75,3 +77,49 @@ def test_input_norm_leaves_what_stands_in_for_a_missing_sample():
 def test_unknown_norm():
     with pytest.raises(ValueError, match="norm must be 'layer' or None"):
         make_norm("batch", 3)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 3, 4), (2, 6, 2, 3, 4)])
+def test_a_map_as_a_linear_is_the_convolution(shape, monkeypatch):
+    """What a GPU does where it pays."""
+    monkeypatch.setattr(layers, "ONEDNN", None)
+    layer, found = ChannelLinear(6, 5), {}
+    for serves in (False, True):
+        monkeypatch.setattr(layers, "_linear_serves", lambda x, serves=serves: serves)
+        x = layers.channels_last(torch.arange(torch.Size(shape).numel()).view(shape).sin()).requires_grad_()
+        y = layer(x)
+        y.square().sum().backward()
+        found[serves] = y.detach(), x.grad, layer.weight.grad.clone(), layer.bias.grad.clone()
+        layer.zero_grad()
+    torch.testing.assert_close(found[True], found[False])
+    assert layers.channels_last(y).data_ptr() == y.data_ptr(), "the next layer needs no copy"
+
+
+SWITCHES = """
+import types, torch
+from mmfusion_plugin.fusion import layers
+
+layers.plain_eager = lambda x: True
+x, found = types.SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32), []
+def look(): found.append(layers._linear_serves(x))
+look()                                              # torch's own: convolutions alone use TF32
+torch.backends.cudnn.allow_tf32 = False; look()     # neither
+torch.backends.cuda.matmul.allow_tf32 = True; look()
+torch.backends.cudnn.allow_tf32 = True; look()      # both
+torch.backends.cuda.matmul.allow_tf32 = False; look()
+x.dtype = torch.float64; look()
+x.dtype = torch.float32
+torch.set_autocast_enabled("cuda", True); look()
+torch.set_autocast_enabled("cuda", False)
+if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+    torch.backends.cuda.matmul.fp32_precision = "tf32"; look()
+    torch.backends.cudnn.conv.fp32_precision = "ieee"; look()
+x.device = torch.device("cpu"); look()
+print(*map(int, found))
+"""
+
+
+def test_a_gpu_gets_a_linear_unless_that_loses_tf32(tmp_path):
+    run = python(tmp_path, "-W", "ignore", "-c", SWITCHES, without=["mmseg", "mmaction", "mmengine"])
+    newer = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+    assert run.stdout.split() == list("0111011" + "11" * newer + "0"), run.stderr[-2000:]
