@@ -22,6 +22,12 @@ __all__ = [
 ]
 
 MICROSECONDS = 1_000_000  # unit of a container's own times
+PYAV = int(av.__version__.split(".")[0])
+# Titles and the like may be in any encoding. PyAV 19 (which needs Python 3.12) reads them so by itself.
+ANY_METADATA = {"metadata_errors": "replace"} if PYAV < 19 else {}
+# Starting threads takes longer than converting a picture of 340x256, loader workers are the parallel part, and PyAV 19
+# keeps them for the next picture, for which a forked process would wait forever.
+ONE_THREAD = {"threads": 1} if PYAV >= 17 else {}
 LOST = 0.05  # part of the declared duration whose absence is a truncation, not rounding
 JITTER = 0.1  # s by which successive packets of sound may disagree with their stamps
 PREROLL = 0.5  # s decoded before a window of sound, for decoders and resamplers with memory
@@ -195,7 +201,7 @@ def _index(container: av.container.InputContainer, path: str | Path) -> FrameInd
     while packets and not packets[0][1]:  # before the first key frame nothing can be decoded
         packets.pop(0)
     if not packets:
-        _check_length(path, "media", furthest, (container.duration or 0) / MICROSECONDS, 0.0)
+        _check_length(path, "media", furthest, (container.duration or 0) / MICROSECONDS, JITTER)
         if stream.frames:
             raise DamagedMedia(f"{path} is truncated: its header declares {stream.frames} frames, none is there")
         raise EmptyStream(f"{path} has a video stream without a frame")
@@ -299,7 +305,7 @@ def _pictures(container, path, stream) -> Iterator[tuple[av.VideoFrame, bool]]:
 def _rgb(frame: av.VideoFrame, whole: bool, path: str | Path, time: float) -> np.ndarray:
     if not whole:
         raise DamagedMedia(f"{path} is damaged: the frame at {time:.3f} s decodes with errors")
-    return frame.to_ndarray(format="rgb24")
+    return frame.to_ndarray(format="rgb24", **ONE_THREAD)
 
 
 def read_sound(
@@ -491,7 +497,7 @@ def _opened(path: str | Path) -> Iterator[av.container.InputContainer]:
     if not Path(path).is_file():  # also refuses pipes and devices, which may never answer
         raise MissingFile(f"{path}: no such file")
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(str(path), **ANY_METADATA)
     except av.FFmpegError as error:
         raise DamagedMedia(f"{path} cannot be opened as a media file: {_reason(error)}") from error
     with container:

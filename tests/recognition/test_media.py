@@ -1,6 +1,7 @@
 """Frames and sound by time stamp, on small files of every kind and fault, written here."""
 from __future__ import annotations
 
+import multiprocessing
 import os
 import struct
 from fractions import Fraction
@@ -314,6 +315,23 @@ def test_streams_of_unequal_length_are_no_damage(tmp_path, form, frames, seconds
     assert len(frame_times(path)) == frames
     assert len(read_sound(path)[0]) == pytest.approx(seconds * RATE, abs=0.12 * RATE)
     assert np.diff(sound_span(path)) == pytest.approx(seconds, abs=0.12)
+
+
+def test_a_process_forked_after_decoding_decodes(tmp_path):
+    """PyAV 19 keeps the threads that convert a picture; those of a parent do not exist in a forked loader worker."""
+    path = write(tmp_path / "clip.mp4", "mp4", numbered(3), range(0, 12, 4))
+    times = frame_times(path)
+    expected = read_frames(path, times)[0]
+    child = multiprocessing.get_context("fork").Process(target=_decode_again, args=(path, times, expected))
+    child.start()
+    child.join(30)
+    waits = child.is_alive()
+    child.kill()
+    assert not waits and child.exitcode == 0
+
+
+def _decode_again(path, times, expected):
+    assert all((x == y).all() for x, y in zip(read_frames(path, times)[0], expected, strict=True))
 
 
 def test_a_missing_file_is_told(tmp_path):
