@@ -253,8 +253,9 @@ def _run_at_import(module: ast.Module) -> list[ast.stmt]:
     return [*module.body, *(inner for node in module.body if isinstance(node, ast.Try) for inner in node.body)]
 
 
-_VINDLU = _Multimodal("mmaction", "models/multimodal/vindlu", "the VindLU models")
-_BLIP = _Multimodal("mmpretrain", "models/multimodal", "the multimodal models (BLIP, CLIP, ...)", ("pycocotools",))
+_MMACTION = _Multimodal("mmaction", "models/multimodal/vindlu", "the VindLU models")
+_MMPRETRAIN = _Multimodal(
+    "mmpretrain", "models/multimodal", "the multimodal models (BLIP, CLIP, ...)", ("pycocotools",))
 
 
 # --- torch.load ----------------------------------------------------------------------------------
@@ -362,13 +363,13 @@ CURES: tuple[Cure, ...] = (
         "they need: importing mmaction.models fails with ImportError: cannot import name 'apply_chunking_to_forward' "
         "from 'transformers.modeling_utils'",
         "those models are left out; building one says what to install",
-        lambda: bool(_VINDLU.misses()), _VINDLU.leave_out),
+        lambda: bool(_MMACTION.misses()), _MMACTION.leave_out),
     Cure(
         "mmpretrain-transformers",
         "mmpretrain, which mmaction2 imports where it is installed, needs the same for its multimodal models: "
         "importing either's models fails with TypeError: NoneType takes no arguments",
         "those models are left out; building one says what to install",
-        lambda: bool(_BLIP.misses()), _BLIP.leave_out),
+        lambda: bool(_MMPRETRAIN.misses()), _MMPRETRAIN.leave_out),
     Cure(
         "torch-load",
         "torch >= 2.6 loads weights only: --resume and tools/test.py fail with UnpicklingError: "

@@ -205,7 +205,7 @@ def check_batch(
 def on_device_of(feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The masks on the device of the features; those that are known to be all True are marked for :func:`where_there`.
 
-    On an H100 that saves 10 of the 50 kernels of a batch of vectors.
+    On a GPU that spares a batch of vectors 8 of its 50 kernels and a copy of each mask.
     """
     return {m: _on_device(available[m], x.device) for m, x in feats.items()}
 

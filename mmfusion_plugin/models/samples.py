@@ -53,9 +53,10 @@ class NonFiniteReports:
         self._reported: set[str] = set()
         self._open: list[tuple] = []
 
-    def all_finite(self, modality: str, finite: Tensor, data_sample) -> bool:
-        """Whether all are, where ``finite`` says which. On an accelerator always False: each answer would wait for it,
-        and :meth:`tell` asks once for all.
+    def note(self, modality: str, finite: Tensor, data_sample) -> bool:
+        """Take in which readings of a sample are finite. Returns whether it is known that all are.
+
+        On an accelerator it never is: each answer would wait for it, and :meth:`tell` asks once for all.
         """
         if finite.device.type != "cpu":
             self._open.append((modality, (~finite).sum(), data_sample))
@@ -66,7 +67,7 @@ class NonFiniteReports:
         return False
 
     def tell(self) -> None:
-        """At the end of a batch: warn of what :meth:`all_finite` left open."""
+        """At the end of a batch: warn of what :meth:`note` left open."""
         noted, self._open = self._open, []
         if noted:
             for number, (modality, _, data_sample) in zip(torch.stack([n for _, n, _ in noted]).tolist(), noted):

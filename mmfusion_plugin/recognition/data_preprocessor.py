@@ -144,8 +144,8 @@ class MultimodalActionDataPreProcessor(BaseDataPreprocessor):
         if not x.is_floating_point():
             return normalised
         finite = torch.isfinite(x)
-        all_finite = self._reports.all_finite(m, finite, data_sample)
-        return normalised if all_finite else torch.where(finite, normalised, 0.0)
+        known_finite = self._reports.note(m, finite, data_sample)
+        return normalised if known_finite else torch.where(finite, normalised, 0.0)
 
 
 def _statistics(m: str, mean: Values | None, std: Values | None) -> tuple[Tensor, Tensor]:

@@ -222,7 +222,7 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
         known = torch.ones_like(x, dtype=torch.bool) if m not in self.invalid else x != self.invalid[m]
         if x.is_floating_point():
             finite = torch.isfinite(x)
-            self._reports.all_finite(m, finite, data_sample)
+            self._reports.note(m, finite, data_sample)
             known &= finite
         return torch.where(known, (x.float() - mean) / std, 0.0)
 
