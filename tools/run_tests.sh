@@ -8,7 +8,7 @@ export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 ruff check .
 lint-imports --no-logo
-python -m pytest -q -n 2 -m 'not slow' "$@"
+python -m pytest -q -n 2 --dist worksteal -m 'not slow' "$@"
 
 if [ "$#" = 0 ] && python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     MMFUSION_GPU_TESTS=1 python -m pytest -q tests/test_cuda.py

@@ -91,7 +91,8 @@ def listed(table: Sequence[Job], records: Sequence[Record]) -> str:
     """Markdown: each row's config, options and seeds among ``records``; a dash where none is there."""
     lines = []
     for job in {job.row: job for job in table}.values():
-        seeds = sorted(r["seed"] for r in records if r["settings"] == job.settings())
+        settings = job.settings()
+        seeds = sorted(r["seed"] for r in records if r["settings"] == settings)
         options = " ".join(f"{key}={value}" for key, value in job.overrides.items())
         lines.append([job.row, Path(job.config).name, options or "-", " ".join(map(str, seeds)) or "-"])
     return markdown_table(["row", "config", "options", "seeds"], lines)
