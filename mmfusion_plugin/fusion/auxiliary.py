@@ -131,12 +131,15 @@ class SCFAEAuxiliary(SCFAE):
             {m: ClubBound(shared[m], specific[m]) for m in self.modalities}
             if auxiliary == "mutual_information" else {})
 
-    def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
-        output = super().fuse(feats, available)
+    def fuse(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+    ) -> FusionOutput:
+        output = super().fuse(feats, available, weights)
         if self.fused_only:
             return output
         parts = {
-            m: {kind: _vectors(x) for kind, x in found.items()} for m, found in self.parts(feats, available).items()}
+            m: {kind: _vectors(x) for kind, x in found.items()}
+            for m, found in self.parts(feats, available, weights).items()}
         found = AUXILIARY[self.auxiliary](self, parts, available)
         losses = {f"fusion.loss_{self.auxiliary}": self.auxiliary_weight * found.pop("loss"),
                   **{f"fusion.loss_{name}": value for name, value in found.items()}}

@@ -7,7 +7,16 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from .contract import FusionOutput, check_batch, check_in_channels, check_modalities, on_device_of
+from .contract import (
+    FusionOutput,
+    check_batch,
+    check_in_channels,
+    check_modalities,
+    check_names,
+    on_device_of,
+    takes_weights,
+    weighted,
+)
 from .kept import Kept, forget_where_gradients
 from .masking import MissingFill, ModalityDropout
 from .row_blocks import Block, join_rows, rows_pay, split_rows
@@ -18,7 +27,9 @@ __all__ = ["FusionBlock"]
 class FusionBlock(nn.Module, ABC):
     """Fuses one level of features. Subclasses implement :meth:`fuse` and :attr:`out_channels`.
 
-    A method that fuses position by position says ``pointwise = True``, which is faster on a processor.
+    A method that fuses position by position says ``pointwise = True``, which is faster on a processor. One whose
+    :meth:`fuse` takes ``weights`` multiplies by them where no norm follows, which would take them away again; others
+    get weighted features.
 
     The base class does what every method needs and what comparisons must share: it checks the
     batch, drops modalities in training, and replaces what is missing.
@@ -30,8 +41,10 @@ class FusionBlock(nn.Module, ABC):
             mean of the available ones) or ``token`` (learned).
         modality_dropout: share of training samples that lose a random part of their modalities.
 
-    Shapes: feats {m: (B, C_m)} or any other rank of the contract, available {m: (B,)} bool.
-    Raises: ValueError for wrong names, widths or shapes, or a sample without any modality.
+    Shapes: feats {m: (B, C_m)} or any other rank of the contract, available {m: (B,)} bool, weights {m: one channel,
+        and a feature's positions or 1 for each of them}: what each modality counts; None: all the same.
+    Raises: ValueError for wrong names, widths or shapes, or a sample without any modality; RuntimeError where
+        activation checkpointing would draw again.
     """
 
     # True: each position's result comes from that position alone, so fuse may be given rows of them instead of maps
@@ -59,18 +72,27 @@ class FusionBlock(nn.Module, ABC):
         """Channels of ``FusionOutput.fused``."""
 
     @abstractmethod
-    def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
+    def fuse(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+    ) -> FusionOutput:
         """Fuse checked features in which every missing entry is already replaced."""
 
     def forward(
-        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> FusionOutput:
         forget_where_gradients(self.kept)
         available = self.check(feats, available)
         available = on_device_of(feats, self.modality_dropout(available))
         feats = self.missing_fill(feats, available)
-        blocks = split_rows(feats, available, self._widest) if self.pointwise and rows_pay(feats) else []
-        return self.fuse_blocks(blocks, feats) if blocks else self.fuse(feats, available)
+        if weights is not None:
+            check_names(self.modalities, weights, "weights")
+            if not takes_weights(self.fuse):
+                feats, weights = {m: weighted(x, weights[m], available[m]) for m, x in feats.items()}, None
+        blocks = split_rows(feats, available, self._widest, weights) if self.pointwise and rows_pay(feats) else []
+        if blocks:
+            return self.fuse_blocks(blocks, feats)
+        return self.fuse(feats, available) if weights is None else self.fuse(feats, available, weights)
 
     @cached_property
     def _widest(self) -> int:

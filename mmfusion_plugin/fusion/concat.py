@@ -45,10 +45,14 @@ class ConcatFusion(FusionBlock):
     def out_channels(self) -> int:
         return self._out_channels
 
-    def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
-        return FusionOutput(self.project(self.concat(feats, available)))
+    def fuse(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+    ) -> FusionOutput:
+        return FusionOutput(self.project(self.concat(feats, available, weights)))
 
-    def concat(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> Tensor:
-        feats = self.norm(feats, available)
+    def concat(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None
+    ) -> Tensor:
+        feats = self.norm(feats, available, weights)
         first = feats[self.modalities[0]]
         return torch.cat([channels_last(feats[m]) for m in self.modalities], channel_axis(first))

@@ -5,7 +5,8 @@ Axes: B batch, C channels, T time, H height, W width. Features of one modality a
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,14 +15,19 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 __all__ = [
     "FusionOutput",
+    "all_there",
     "channel_axis",
     "check_batch",
     "check_in_channels",
     "check_modalities",
+    "check_names",
     "expand_mask",
     "on_device_of",
     "plain_eager",
     "positions",
+    "refuse_recomputation",
+    "takes_weights",
+    "weighted",
     "where_there",
 ]
 
@@ -69,6 +75,9 @@ def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(f"modalities holds a name twice: {list(modalities)}")
     if any(not m or "." in m for m in modalities):
         raise ValueError(f"a modality's name must be non-empty and hold no dot: {list(modalities)}")
+    if any("loss" in m for m in modalities):
+        raise ValueError(
+            f"no modality's name may contain 'loss', or mmengine adds up its diagnostics as losses: {list(modalities)}")
     taken = [m for m in modalities if m in RESERVED]
     if taken:
         raise ValueError(
@@ -76,6 +85,15 @@ def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
             f"rename them in modalities={list(modalities)}, for example to {taken[0] + '_sensor'!r}"
         )
     return tuple(modalities)
+
+
+def check_names(modalities: Sequence[str], given: Mapping[str, object], what: str) -> None:
+    """Raises ValueError unless ``given`` (``what``) holds exactly the modalities."""
+    if set(given) != set(modalities):
+        raise ValueError(
+            f"neck.modalities is {list(modalities)}, {what} holds {sorted(given)}; "
+            "rename it in the config or the stream in the pipeline"
+        )
 
 
 def check_in_channels(modalities: Sequence[str], in_channels: Mapping[str, int]) -> dict[str, int]:
@@ -127,16 +145,43 @@ def plain_eager(x: Tensor) -> bool:
     )
 
 
+def all_there(mask: Tensor) -> bool:
+    """Whether the mask is known to be all True: a processor can tell without waiting, or could before
+    :func:`on_device_of`."""
+    return _is_all_true(mask) or mask.device.type == "cpu" and plain_eager(mask) and bool(mask.all())
+
+
 def where_there(mask: Tensor, x: Tensor, stand_in: Tensor | float) -> Tensor:
-    """torch.where, or ``x`` itself where the mask is all True: where a processor can tell without waiting, or could
-    before :func:`on_device_of`.
+    """torch.where, or ``x`` itself where :func:`all_there`.
 
     A ``stand_in`` that learns stays in the graph whatever the mask says.
     """
     learns = isinstance(stand_in, Tensor) and stand_in.requires_grad
-    if not learns and (_is_all_true(mask) or mask.device.type == "cpu" and plain_eager(mask) and mask.all()):
-        return x
-    return torch.where(mask, x, stand_in)
+    return x if not learns and all_there(mask) else torch.where(mask, x, stand_in)
+
+
+def weighted(x: Tensor, weight: Tensor, mask_B: Tensor) -> Tensor:
+    """``x`` times its weight where the modality is there; what stands in for a missing one stays as it is.
+
+    Shapes: x any rank of the contract, weight with one channel and x's positions, or 1 for each of them.
+    """
+    return where_there(expand_mask(mask_B, x), x * weight.to(x.dtype), x)
+
+
+def takes_weights(fuse: Callable) -> bool:
+    """Whether a fusion multiplies by the modalities' weights itself."""
+    return "weights" in inspect.signature(fuse).parameters
+
+
+def refuse_recomputation(what: str) -> None:
+    """Raises RuntimeError in a forward pass that activation checkpointing repeats: ``what`` would not be the same.
+
+    Its gradients would be those of another draw, and running statistics would take in each batch twice.
+    """
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            f"{what} is run again in a backward pass: activation checkpointing round it cannot repeat what it drew and "
+            "learnt the first time. Checkpoint the encoders and heads alone; SCFAE has neck.with_cp=True of its own")
 
 
 def check_batch(
@@ -154,11 +199,7 @@ def check_batch(
     Raises: ValueError if names, channels, positions or batch sizes differ, or if a sample has no
         modality at all; TypeError if a mask is not boolean.
     """
-    if set(feats) != set(modalities):
-        raise ValueError(
-            f"neck.modalities is {list(modalities)}, the batch holds {sorted(feats)}; "
-            "rename it in the config or the stream in the pipeline"
-        )
+    check_names(modalities, feats, "the batch")
     first = feats[modalities[0]]
     for m in modalities:
         x = feats[m]
@@ -182,8 +223,7 @@ def check_batch(
     if available is None:
         where = first.device if torch.compiler.is_compiling() else "cpu"
         return {m: torch.ones(first.shape[0], dtype=torch.bool, device=where) for m in modalities}
-    if set(available) != set(modalities):
-        raise ValueError(f"available names {sorted(available)}, neck.modalities is {list(modalities)}")
+    check_names(modalities, available, "available")
     for m in modalities:
         if available[m].dtype != torch.bool:
             raise TypeError(f"available[{m!r}] must be bool, got {available[m].dtype}")

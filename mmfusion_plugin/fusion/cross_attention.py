@@ -89,8 +89,10 @@ class CrossAttentionFusion(FusionBlock):
     def out_channels(self) -> int:
         return self._out_channels
 
-    def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
-        feats = self.norm(feats, available)
+    def fuse(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+    ) -> FusionOutput:
+        feats = self.norm(feats, available, weights)
         first = feats[self.modalities[0]]
         axis, grid, B, M = channel_axis(first), positions(first), len(first), len(self.modalities)
         embedded = [self.embed[m](feats[m]).movedim(axis, -1) for m in self.modalities]

@@ -64,8 +64,10 @@ class FiLMFusion(FusionBlock):
     def out_channels(self) -> int:
         return self._out_channels
 
-    def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
-        feats = {m: channels_last(x) for m, x in self.norm(feats, available).items()}
+    def fuse(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+    ) -> FusionOutput:
+        feats = {m: channels_last(x) for m, x in self.norm(feats, available, weights).items()}
         total = 0.0
         for m in self.modalities:
             counts = expand_mask(self._summed(m, available), feats[m])

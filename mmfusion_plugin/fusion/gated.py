@@ -54,8 +54,10 @@ class GatedFusion(FusionBlock):
     def out_channels(self) -> int:
         return self._out_channels
 
-    def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
-        feats = {m: channels_last(x) for m, x in self.norm(feats, available).items()}
+    def fuse(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+    ) -> FusionOutput:
+        feats = {m: channels_last(x) for m, x in self.norm(feats, available, weights).items()}
         first = feats[self.modalities[0]]
         axis = channel_axis(first)
         scores = self.score(torch.cat([feats[m] for m in self.modalities], axis)).chunk(

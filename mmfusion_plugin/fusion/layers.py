@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from .contract import channel_axis, expand_mask, plain_eager, where_there
+from .contract import all_there, channel_axis, expand_mask, plain_eager, weighted, where_there
 from .kept import Kept, forget_where_gradients
 
 __all__ = ["ChannelBatchNorm", "ChannelLinear", "ChannelNorm", "InputNorm", "SwiGLU", "channels_last", "linear_of_rows",
@@ -229,14 +229,48 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class ChannelBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation of each channel over batch and positions. Shapes: any rank of the contract, unchanged."""
+    """Batch normalisation of each channel over batch and positions.
+
+    In training over those samples alone that are there; fewer than two values have no spread, and the running
+    statistics normalise them.
+
+    Shapes: any rank of the contract, available (B,) bool or None for "all there" -> unchanged.
+    """
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.ndim not in (2, 3, 4, 5):
             raise ValueError(f"expected 2 to 5 axes, got {tuple(x.shape)}")
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.mT).mT if x.ndim == 3 else super().forward(x)
+    def forward(self, x: Tensor, available: Tensor | None = None) -> Tensor:
+        return self._normed(x.mT, available).mT if x.ndim == 3 else self._normed(x, available)
+
+    def _normed(self, x: Tensor, available: Tensor | None) -> Tensor:
+        single = x.numel() == x.shape[1]
+        if not self.training or not single and (available is None or all_there(available)):
+            return super().forward(x)
+        if available is None:
+            available = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        return self._over(x, available)
+
+    def _over(self, x: Tensor, available: Tensor) -> Tensor:
+        """By arithmetic: nothing is waited for, and no shape depends on the mask."""
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        mask, values = expand_mask(available, x), torch.where(expand_mask(available, x), x, 0.0).float()
+        number = available.sum() * (x[0, 0].numel() if x.ndim > 2 else 1)
+        enough = number > 1
+        mean_C = values.sum(axes) / number.clamp(min=1)
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        variance_C = torch.where(mask, values - mean_C.view(shape), 0.0).square().sum(axes) / number.clamp(min=1)
+        with torch.no_grad():
+            share = torch.where(enough, self.momentum, 0.0)
+            unbiased_C = variance_C * number / (number - 1).clamp(min=1)
+            self.running_mean.lerp_(mean_C.to(self.running_mean), share.to(self.running_mean))
+            self.running_var.lerp_(unbiased_C.to(self.running_var), share.to(self.running_var))
+            self.num_batches_tracked += enough
+        mean_C = torch.where(enough, mean_C, self.running_mean.float())
+        scale_C = (torch.where(enough, variance_C, self.running_var.float()) + self.eps).rsqrt() * self.weight.float()
+        y = (x.float() - mean_C.view(shape)) * scale_C.view(shape) + self.bias.float().view(shape)
+        return y.to(x.dtype)
 
 
 def make_norm(norm: str | None, channels: int) -> nn.Module:
@@ -279,7 +313,8 @@ class InputNorm(nn.Module):
         channels: width by modality.
         norm: ``layer``, or None, which changes nothing.
 
-    Shapes: feats {m: any rank of the contract}, available {m: (B,)} bool -> feats, same shapes.
+    Shapes: feats {m: any rank of the contract}, available {m: (B,)} bool, weights (see :class:`FusionBlock`), which
+        multiply what is normalised -> feats, same shapes.
     """
 
     def __init__(self, channels: Mapping[str, int], norm: str | None) -> None:
@@ -287,10 +322,13 @@ class InputNorm(nn.Module):
         self.norm = nn.ModuleDict({m: make_norm(norm, C) for m, C in channels.items()})
         self.active = norm is not None
 
-    def forward(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if not self.active:
-            return dict(feats)
-        return {
-            m: where_there(expand_mask(available[m], x), self.norm[m](channels_last(x)), x)
-            for m, x in feats.items()
-        }
+    def forward(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        if self.active:
+            feats = {
+                m: where_there(expand_mask(available[m], x), self.norm[m](channels_last(x)), x)
+                for m, x in feats.items()
+            }
+        return dict(feats) if weights is None else {
+            m: weighted(x, weights[m], available[m]) for m, x in feats.items()}

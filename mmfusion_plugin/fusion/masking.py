@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .contract import channel_axis, expand_mask, where_there
+from .contract import channel_axis, expand_mask, refuse_recomputation, where_there
 from .host_copy import HostCopy
 from .ranks import all_reduced, rank
 
@@ -48,6 +48,7 @@ class ModalityDropout(nn.Module):
     def forward(self, available: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not self.training or self.p == 0:
             return dict(available)
+        refuse_recomputation("modality_dropout")
         here_BM = torch.stack([available[m] for m in self.modalities], 1)
         if here_BM.is_meta or self.step.is_meta:  # shapes alone: there is nothing to draw for
             return dict(available)
@@ -104,6 +105,7 @@ class MissingFill(nn.Module):
 
     def forward(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self.fill == "mean" and self.training:
+            refuse_recomputation("missing_fill='mean'")
             self._update_means(feats, available)
         return self.replace(feats, available)
 

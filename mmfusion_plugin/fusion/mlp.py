@@ -58,5 +58,7 @@ class MLPFusion(ConcatFusion):
         self.expand = ChannelLinear(total, hidden or total)
         self.reduce = ChannelLinear(hidden or total, self._out_channels)
 
-    def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
-        return FusionOutput(self.reduce(F.gelu(self.expand(self.concat(feats, available)))))
+    def fuse(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+    ) -> FusionOutput:
+        return FusionOutput(self.reduce(F.gelu(self.expand(self.concat(feats, available, weights)))))

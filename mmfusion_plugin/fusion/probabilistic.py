@@ -25,8 +25,8 @@ class ProbabilisticEmbedding(nn.Module):
             training is relative to the others of its batch; a norm over channels would take away the level
             that the noise estimator is to read.
 
-    Shapes: (B, C) or any other rank of the contract -> (mu, log sigma^2), each of the same shape; log sigma^2
-        within [-10, 10].
+    Shapes: (B, C) or any other rank of the contract, available (B,) bool or None: which samples count for ``batch``'s
+        statistics -> (mu, log sigma^2), each of the same shape as x; log sigma^2 within [-10, 10].
     Raises: ValueError for an unknown norm.
     Source: UDML, "a probabilistic representation: mean encodes semantic information, variance noise".
     """
@@ -35,12 +35,12 @@ class ProbabilisticEmbedding(nn.Module):
         super().__init__()
         if variance_norm not in ("batch", None):
             raise ValueError(f"variance_norm must be 'batch' or None, got {variance_norm!r}")
-        self.mean = _branch(channels, norm)
-        self.log_variance = _branch(channels, variance_norm)
+        self.mean = _Branch(channels, norm)
+        self.log_variance = _Branch(channels, variance_norm)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, available: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = channels_last(x)
-        return self.mean(x), self.log_variance(x).clamp(*LOG_VARIANCE)
+        return self.mean(x, available), self.log_variance(x, available).clamp(*LOG_VARIANCE)
 
     def sample(self, mu: Tensor, log_variance: Tensor) -> Tensor:
         """mu + epsilon sigma in training, mu in evaluation."""
@@ -69,6 +69,14 @@ def kl_to_noise(mu: Tensor, log_variance: Tensor, level_B: Tensor) -> Tensor:
     return kl.flatten(1).mean(1)
 
 
-def _branch(channels: int, norm: str | None) -> nn.Module:
-    after = ChannelBatchNorm(channels) if norm == "batch" else make_norm(norm, channels)
-    return nn.Sequential(ChannelLinear(channels, channels), after)
+class _Branch(nn.Sequential):
+
+    def __init__(self, channels: int, norm: str | None) -> None:
+        after = ChannelBatchNorm(channels) if norm == "batch" else make_norm(norm, channels)
+        super().__init__(ChannelLinear(channels, channels), after)
+
+    def forward(self, x: Tensor, available: Tensor | None) -> Tensor:
+        linear, after = self
+        x = linear(x)
+        # another kind (a SyncBatchNorm put in its place) takes no mask
+        return after(x, available) if isinstance(after, ChannelBatchNorm) else after(x)

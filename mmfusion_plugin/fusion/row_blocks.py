@@ -21,7 +21,8 @@ __all__ = ["VALUES", "Block", "join_rows", "rows_pay", "split_rows"]
 
 VALUES = 5_600_000  # of a block's widest tensor; below: torch's calls count, with several threads first
 
-Block = tuple[dict[str, Tensor], dict[str, Tensor]]  # features (N, C_m) and availability (N,) of N positions
+# features (N, C_m), availability (N,) and perhaps weights (N, 1) of N positions
+Block = tuple[dict[str, Tensor], ...]
 
 
 def rows_pay(feats: Mapping[str, Tensor]) -> bool:
@@ -34,13 +35,17 @@ def rows_pay(feats: Mapping[str, Tensor]) -> bool:
         plain_eager(x) and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) for x in feats.values())
 
 
-def split_rows(feats: Mapping[str, Tensor], available: Mapping[str, Tensor], widest: int) -> list[Block]:
+def split_rows(
+    feats: Mapping[str, Tensor], available: Mapping[str, Tensor], widest: int,
+    weights: Mapping[str, Tensor] | None = None,
+) -> list[Block]:
     """Positions of all samples in a row, in equal blocks of at most :data:`VALUES` values at ``widest`` channels.
 
     [] for vectors that fit into one block: rows already. Maps that fit are one block: rows spare every layer the way
     there and back.
 
-    Shapes: feats {m: (B, C_m) or any other rank of the contract}, all with the same positions; available {m: (B,)}.
+    Shapes: feats {m: (B, C_m) or any other rank of the contract}, all with the same positions; available {m: (B,)};
+        weights {m: one channel, and those positions or 1 for each of them}.
     """
     first = next(iter(feats.values()))
     number, most = first.numel() // first.shape[channel_axis(first)], max(1, VALUES // widest)
@@ -48,20 +53,28 @@ def split_rows(feats: Mapping[str, Tensor], available: Mapping[str, Tensor], wid
     if fits and first.ndim == 2:
         return []
     names, per_sample = list(feats), math.prod(positions(first))
-    rows = [_rows(feats[m]) for m in names]
-    there = [available[m].repeat_interleave(per_sample) for m in names]
+    whole = [
+        [_rows(feats[m]) for m in names], [available[m].repeat_interleave(per_sample) for m in names]]
+    if weights is not None:
+        one = [w.expand(len(first), *_with_channels(1, first)) for w in (weights[m] for m in names)]
+        whole.append([_rows(w) for w in one])
     if fits:  # not split: the way back of a split copies the gradient
-        return [(dict(zip(names, rows)), dict(zip(names, there)))]
+        return [tuple(dict(zip(names, rows)) for rows in whole)]
     each = math.ceil(number / math.ceil(number / most))
     # torch.split, not slices: its backward pass puts the blocks' gradients together once
-    return [(dict(zip(names, x)), dict(zip(names, mask)))
-            for x, mask in zip(zip(*(x.split(each) for x in rows)), zip(*(mask.split(each) for mask in there)))]
+    parts = [zip(*(rows.split(each) for rows in known)) for known in whole]
+    return [tuple(dict(zip(names, rows)) for rows in block) for block in zip(*parts)]
 
 
 def join_rows(blocks: Sequence[Tensor], like: Tensor) -> Tensor:
     """Blocks (N, D) -> the positions of ``like``, with D channels where ``like`` has its own."""
     rows = torch.cat(list(blocks)) if len(blocks) > 1 else blocks[0]
     return rows.view(len(like), *positions(like), -1).movedim(-1, channel_axis(like))
+
+
+def _with_channels(C: int, like: Tensor) -> tuple[int, ...]:
+    """Sizes of all axes but the batch's: ``like``'s positions, C channels."""
+    return (*positions(like), C) if like.ndim == 3 else (C, *positions(like))
 
 
 def _rows(x: Tensor) -> Tensor:

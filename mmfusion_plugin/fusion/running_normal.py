@@ -45,6 +45,15 @@ class RunningNormal(nn.Module):
         self.register_buffer("mean_NC", torch.zeros(bins, channels))
         self.register_buffer("covariance_NCC", torch.zeros(bins, channels, channels))
 
+    def _apply(self, fn, recurse: bool = True):
+        """Statistics stay in single precision where a model is cast: a half cannot count, nor hold a covariance."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            if self._buffers[name].dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(self._buffers[name].device)
+        return self
+
     @property
     def ready(self) -> Tensor:
         """() bool: whether enough samples have come to speak of a spread, in any bin."""
@@ -56,6 +65,10 @@ class RunningNormal(nn.Module):
 
         Shapes: x (B, C), here (B,) bool, bin (B,) int64 in [0, N); None: all belong to the first.
         """
+        with torch.autocast(x.device.type, enabled=False):  # in half precision a covariance has no inverse
+            self._update(x, here_B, bin_B)
+
+    def _update(self, x: Tensor, here_B: Tensor, bin_B: Tensor | None) -> None:
         here_B = here_B & x.isfinite().all(1)
         bin_B = torch.zeros_like(here_B, dtype=torch.int64) if bin_B is None else bin_B
         member_BN = (bin_B[:, None] == torch.arange(len(self.count_N), device=x.device)) & here_B[:, None]
@@ -89,11 +102,11 @@ class RunningNormal(nn.Module):
             share_N1 = C / (C + self.count_N[:, None]) if self.shrinkage is None else self.shrinkage
             more_NC = share_N1 * variance_NC + (least_N1 - variance_NC).clamp(min=0)
             keep = 1 - share_N1[:, :, None] if self.shrinkage is None else 1 - self.shrinkage
-            root_NCC, _ = torch.linalg.cholesky_ex(keep * self.covariance_NCC + more_NC.diag_embed())
+            root_NCC, failed_N = torch.linalg.cholesky_ex(keep * self.covariance_NCC + more_NC.diag_embed())
             off_NBC = (x.to(self.mean_NC) - self.mean_NC[:, None]).nan_to_num().clamp(-LARGEST, LARGEST)
             white_NCB = torch.linalg.solve_triangular(root_NCC, off_NBC.mT, upper=False)
             distance_NB = white_NCB.square().mean(1).sqrt().nan_to_num(LARGEST, LARGEST).clamp(max=LARGEST)
-        return torch.where((self.count_N >= 2)[:, None], distance_NB, LARGEST).amin(0)
+        return torch.where(((self.count_N >= 2) & (failed_N == 0))[:, None], distance_NB, LARGEST).amin(0)
 
     @torch.no_grad()
     def standardised(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .block import FusionBlock
-from .contract import FusionOutput, channel_axis, expand_mask, on_device_of, positions, where_there
+from .contract import FusionOutput, channel_axis, expand_mask, on_device_of, positions, weighted, where_there
 from .kept import Kept
 from .layers import ChannelLinear, InputNorm, SwiGLU, channels_last, linear_of_rows, make_norm
 from .merging import Ends, merge_ends, merging_pays, untouched
@@ -205,18 +205,20 @@ class SCFAE(FusionBlock):
     def _reconstructs(self) -> bool:
         return self.recon_weight > 0 and not self.fused_only
 
-    def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
+    def fuse(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+    ) -> FusionOutput:
         V = {m: channels_last(feats[m]) for m in self.modalities}
         first = V[self.modalities[0]]
         keeps = self.kept is not None and first.ndim == 2 and rows_pay(V)
         ends = self._merged_ends(len(first)) if keeps else None
-        fused, compared = self._fuse(V, available, ends)
+        fused, compared = self._fuse(V, available, weights, ends=ends)
         return self._output(fused, compared, positions(first).numel())
 
     def fuse_blocks(self, blocks: Sequence[Block], feats: Mapping[str, Tensor]) -> FusionOutput:
         like = feats[self.modalities[0]]
-        ends = self._merged_ends(sum(len(V[self.modalities[0]]) for V, _ in blocks))
-        fused, compared = zip(*(self._fuse(*block, ends) for block in blocks))
+        ends = self._merged_ends(sum(len(V[self.modalities[0]]) for V, *_ in blocks))
+        fused, compared = zip(*(self._fuse(*block, ends=ends) for block in blocks))
         joined = {}
         for m in compared[0]:
             distance_BP, similarity_BP, counted_BP = (
@@ -225,19 +227,20 @@ class SCFAE(FusionBlock):
         return self._output(join_rows(fused, like), joined, positions(like).numel())
 
     def _fuse(
-        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor], ends: Ends | None = None
+        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None,
+        *, ends: Ends | None,
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
         """What the head reads; by modality what :meth:`_compare` finds, {} where nothing is reconstructed."""
         if self.with_cp and torch.is_grad_enabled():
-            Z, after = checkpoint(self._states, V, available, ends, use_reentrant=False)
+            Z, after = checkpoint(self._states, V, available, weights, ends, use_reentrant=False)
         else:
-            Z, after = self._states(V, available, ends)
+            Z, after = self._states(V, available, weights, ends)
 
         if ends is not None:
             return self._from_ends(V, after, available)
         read = [(Z if self.head_reads == "pre" else after)[m] for m in self.modalities]
         if self.input_norm is not None:
-            normed = self.input_norm(V, available)
+            normed = self.input_norm(V, available, weights)
             read += [normed[m] for m in self.modalities]
         fused = self.readout(torch.cat(read, channel_axis(read[0])))
         if not self._reconstructs:
@@ -320,10 +323,11 @@ class SCFAE(FusionBlock):
         return self.P_recon[m](alone), available[m] & available[self.neighbour[m]]
 
     def _states(
-        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor], ends: Ends | None
+        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None,
+        ends: Ends | None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Z_m before SwiGLU_post, and after it or, with ``ends``, after those."""
-        parts = self._exchange(V, available)
+        parts = self._exchange(V, available, weights)
         Z = {m: self._recompose(**parts[m]) for m in self.modalities}
         if ends is not None:
             return Z, {m: linear_of_rows(stage.hidden(Z[m]), *ends[m]) for m, stage in self.post.items()}
@@ -332,7 +336,8 @@ class SCFAE(FusionBlock):
         return Z, {m: stage(Z[m]) for m, stage in self.post.items()}
 
     def parts(
-        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> dict[str, dict[str, Tensor]]:
         """``{m: dict(specific=, shared=)}`` as Eq. 4 gives them, for plots and probes.
 
@@ -342,15 +347,21 @@ class SCFAE(FusionBlock):
         """
         available = on_device_of(feats, self.check(feats, available))
         filled = self.missing_fill.replace(feats, available)
-        return self._exchange({m: channels_last(filled[m]) for m in self.modalities}, available)
+        return self._exchange({m: channels_last(filled[m]) for m in self.modalities}, available, weights)
 
     def _exchange(
-        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]
+        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None
     ) -> dict[str, dict[str, Tensor]]:
-        """Eq. 3 and 4: expand, split, substitute the neighbour's shared part, map to size."""
+        """Eq. 3 and 4: expand, split, substitute the neighbour's shared part, map to size.
+
+        Weights multiply what is expanded: behind the norm, which would take them away, and before anything is handed
+        on, so that a modality that counts little gives little and consists of what it is given.
+        """
         shared_hat, specific_hat = {}, {}
         for m in self.modalities:
-            Z_hat = self.P_expand[m](self.pre[m](self.P_reduce[m](V[m])), "gelu")
+            read = self.pre[m](self.P_reduce[m](V[m]))
+            read = read if weights is None else weighted(read, weights[m], available[m])
+            Z_hat = self.P_expand[m](read, "gelu")
             b = self.boundary[m]
             shared_hat[m], specific_hat[m] = Z_hat.split([b, self.expanded[m] - b], channel_axis(Z_hat))
         return {

@@ -51,8 +51,10 @@ class SumFusion(FusionBlock):
     def out_channels(self) -> int:
         return self._out_channels
 
-    def fuse(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> FusionOutput:
-        feats = self.norm(feats, available)
+    def fuse(
+        self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+    ) -> FusionOutput:
+        feats = self.norm(feats, available, weights)
         total, count = 0.0, 0.0
         for m in self.modalities:
             mask = expand_mask(available[m], feats[m])

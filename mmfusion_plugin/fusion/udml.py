@@ -12,10 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contract import FusionOutput, check_modalities, expand_mask, on_device_of, where_there
+from .contract import (
+    FusionOutput,
+    check_modalities,
+    check_names,
+    expand_mask,
+    on_device_of,
+    refuse_recomputation,
+    takes_weights,
+    where_there,
+)
 from .dependency import Dependency
 from .host_copy import HostCopy
 from .input_statistics import NUM_STATISTICS
+from .masking import ModalityDropout
 from .modes import evaluating, fused_only
 from .noise_estimator import NoiseEstimator, noise_loss
 from .novelty import KnownNoise, Novelty, check_signals
@@ -48,7 +58,11 @@ class UDML(nn.Module):
     Args:
         modalities: names, in the inner fusion's order.
         in_channels: width by modality: a number, or a list for a pyramid.
-        inner: takes the same features and availability and gives a FusionOutput: a fusion block or neck.
+        inner: takes the same features and availability and gives a FusionOutput: a fusion block or neck. One that
+            takes ``weights``, too, multiplies by them where no norm follows, which would take them away again; another
+            reads weighted features. It drops no modality itself.
+        modality_dropout: share of training samples that lose a random part of their modalities. Drawn here, because
+            the weights are shares of what is left, as in a test.
         preset: ``released`` or ``default``: the options not given here.
         reads: what the estimator reads: ``variance``, of the embedding, as published; ``input``, the texture of the
             input itself (:func:`input_statistics`), handed to ``forward``: encoders trained on noise hide it.
@@ -115,6 +129,7 @@ class UDML(nn.Module):
         hidden: int = 64,
         novelty_margin: float = 2.0,
         per_position: bool = False,
+        modality_dropout: float = 0.0,
         weights_from: float = 0.6,
         dependency_every: int = 10,
         dependency_momentum: float = 0.1,
@@ -167,7 +182,12 @@ class UDML(nn.Module):
         if set(in_channels) != set(self.modalities):
             raise ValueError(f"in_channels names {sorted(in_channels)}, modalities names {list(modalities)}")
         widths = {m: [C] if isinstance(C := in_channels[m], int) else list(C) for m in self.modalities}
+        if getattr(getattr(inner, "modality_dropout", None), "p", 0) > 0:
+            raise ValueError(
+                "the inner fusion drops modalities itself, after their weights: give modality_dropout to UDML instead")
         self.inner = inner
+        self.modality_dropout = ModalityDropout(self.modalities, modality_dropout)
+        self.hands_weights = takes_weights(inner.forward)
         self.quality, self.form = quality, options["form"]
         self.noise_weight, self.kl_weight = options["noise_weight"], kl_weight
         self.clean_level, self.span = clean_level, span
@@ -203,6 +223,13 @@ class UDML(nn.Module):
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._steps, self._share = HostCopy(), HostCopy()
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        for name in ("seed", "step"):  # the inner fusion's in checkpoints of before 2026-11-26
+            old = f"{prefix}inner.modality_dropout.{name}"
+            if old in state_dict:
+                state_dict[f"{prefix}modality_dropout.{name}"] = state_dict.pop(old)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def set_progress(self, share: float) -> None:
         """Tell how much of training is done, in [0, 1]; saved with the model, so that a test knows the stage."""
@@ -294,6 +321,13 @@ class UDML(nn.Module):
         disagreements: Mapping[str, Tensor] | None = None,
         statistics: Mapping[str, Tensor] | None = None,
     ) -> FusionOutput:
+        check_names(self.modalities, feats, "the batch")
+        for what, given in dict(available=available, levels=levels, alpha=alpha, energies=energies,
+                                disagreements=disagreements, statistics=statistics).items():
+            if given is not None:
+                check_names(self.modalities, given, what)
+        if self.training:
+            refuse_recomputation("UDML")
         if self.reads_statistics and statistics is None:
             raise ValueError(
                 "UDML reads the inputs' statistics: give forward statistics={m: input_statistics(x)}, or set "
@@ -304,12 +338,13 @@ class UDML(nn.Module):
         if available is None:
             B = pyramid[self.modalities[0]][0].shape[0]
             available = {m: torch.ones(B, dtype=torch.bool) for m in self.modalities}
-        given = available  # where it came from: the inner fusion looks at it once more
-        available = on_device_of({m: pyramid[m][0] for m in self.modalities}, given)
+        given = self.modality_dropout(available)  # where it came from: the inner fusion looks at it once more
+        finest = {m: pyramid[m][0] for m in self.modalities}
+        available, left = on_device_of(finest, available), on_device_of(finest, given)
         # before any arithmetic: NaN x 0 is NaN
         pyramid = {
             m: tuple(where_there(expand_mask(available[m], x), x, 0.0) for x in pyramid[m]) for m in self.modalities}
-        z, mus, log_variances = self._embed(pyramid)
+        z, mus, log_variances = self._embed(pyramid, available)
         grid = self.grid(feats)
         # with a grid its cells are samples: of their picture's availability and level
         here, told = (self._of_cells(known, grid) for known in (available, levels))
@@ -318,9 +353,8 @@ class UDML(nn.Module):
         novelty, worth = self._novelty(pyramid, mus, here, told, disagreements, statistics, single)
         level = self._read_by_weights(s, worth)
         alpha = self._alpha(alpha)
-        weights = self._weights(level, alpha, here)
-        weighted = {m: tuple(self._weighted(x, weights[m], grid) for x in z[m]) for m in self.modalities}
-        output = self.inner({m: x[0] if single else x for m, x in weighted.items()}, given)
+        weights = self._weights(level, alpha, self._of_cells(left, grid))
+        output = self._fused(z, weights, given, single, grid)
         losses = {**output.losses, **self._noise_loss(s, here, told),
                   **self._kl_loss(mus, log_variances, available, levels)}
         found = {"weight": weights, "noise": s, "level": level, "novelty": novelty, "dependency": alpha}
@@ -330,8 +364,17 @@ class UDML(nn.Module):
         per_sample = {
             f"fusion.{what}.{m}": values[m].expand(len(available[m]))
             for what, values in found.items() if values is not None for m in self.modalities}
-        diagnostics = {**output.diagnostics, **self._diagnostics(found, available)}
+        diagnostics = {**output.diagnostics, **self._diagnostics(found, available, left)}
         return FusionOutput(output.fused, losses, diagnostics, {**output.per_sample, **per_sample})
+
+    def _fused(self, feats: Mapping[str, Sequence[Tensor]], weights: Mapping[str, Tensor],
+               available: Mapping[str, Tensor], single: bool, grid: tuple[int, int] | None = None) -> FusionOutput:
+        """The inner fusion of features that count for what their modality weighs."""
+        counts = {m: tuple(self._factor(x, weights[m], grid) for x in feats[m]) for m in self.modalities}
+        if not self.hands_weights:
+            feats = {m: [x * factor for x, factor in zip(feats[m], counts[m])] for m in self.modalities}
+        given = [{m: x[0] if single else tuple(x) for m, x in part.items()} for part in (feats, counts)]
+        return self.inner(given[0], available, *given[1:] if self.hands_weights else ())
 
     def _cells(self, statistics: Mapping[str, Tensor] | None, grid: tuple[int, int] | None) -> Mapping | None:
         """(B, S, h, w) -> (B h w, S)."""
@@ -360,14 +403,16 @@ class UDML(nn.Module):
                      for x in log_variances[m])
             for m in self.modalities}
 
-    def _embed(self, pyramid: Mapping[str, Sequence[Tensor]]) -> tuple[dict, dict, dict]:
+    def _embed(
+        self, pyramid: Mapping[str, Sequence[Tensor]], available: Mapping[str, Tensor]
+    ) -> tuple[dict, dict, dict]:
         """(z, mu, log sigma^2) by modality; without an embedding the features and their own spread."""
         if not self.embed:
             spread = {m: tuple(_spread(x) for x in pyramid[m]) for m in self.modalities}
             return dict(pyramid), dict(pyramid), spread
         z, mus, log_variances = {}, {}, {}
         for m in self.modalities:
-            pairs = [embed(x) for embed, x in zip(self.embed[m], pyramid[m])]
+            pairs = [embed(x, available[m]) for embed, x in zip(self.embed[m], pyramid[m])]
             mus[m], log_variances[m] = (tuple(part) for part in zip(*pairs))
             z[m] = tuple(embed.sample(mu, log_v) for embed, (mu, log_v) in zip(self.embed[m], pairs))
         return z, mus, log_variances
@@ -436,10 +481,10 @@ class UDML(nn.Module):
 
     def _residuals(self, mus, available, single: bool) -> dict[str, Tensor]:
         """{m: (B,)}: how badly the inner fusion reconstructs m at equal weights, a mean over levels."""
-        equal = {m: tuple(self._weighted(x.detach(), torch.ones_like(available[m])) for x in mus[m])
-                 for m in self.modalities}
+        still = {m: [x.detach() for x in mus[m]] for m in self.modalities}
+        equal = {m: torch.ones_like(available[m]) for m in self.modalities}
         with evaluating(self.inner), fused_only(self.inner, only=False):
-            found = self.inner({m: x[0] if single else x for m, x in equal.items()}, available).per_sample
+            found = self._fused(still, equal, available, single).per_sample
         residuals = {}
         for m in self.modalities:
             name = f"fusion.recon_distance.{m}"
@@ -470,13 +515,14 @@ class UDML(nn.Module):
             alpha = dict.fromkeys(self.modalities, torch.ones((), device=self.progress.device))
         return self.weigh(s, alpha, available)
 
-    def _weighted(self, x: Tensor, weight_B: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def _factor(self, x: Tensor, weight_B: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        """What multiplies ``x``: one channel, and its positions or 1 for each."""
         if grid is None:
             weight = expand_mask(weight_B, x).to(x.dtype)
         else:
             cells = weight_B.reshape(-1, 1, *grid)
             weight = F.interpolate(cells, x.shape[2:], mode="bilinear", align_corners=False).to(x.dtype)
-        return x + weight * x if self.form == "residual" else weight * x
+        return 1 + weight if self.form == "residual" else weight
 
     def _noise_loss(self, s, available, levels) -> dict[str, Tensor]:
         if not self.training or not self.estimate:
@@ -499,13 +545,14 @@ class UDML(nn.Module):
                 terms.append(torch.where(here, kl_to_noise(mu, log_v, t), 0.0).sum() / number)
         return {"fusion.loss_kl": self.kl_weight * torch.stack(terms).mean()}
 
-    def _diagnostics(self, found: Mapping[str, Mapping[str, Tensor] | None], available) -> dict[str, Tensor]:
-        """Means over the samples that have the modality; what is one number for all stays as it is."""
+    def _diagnostics(self, found: Mapping[str, Mapping[str, Tensor] | None], available, left) -> dict[str, Tensor]:
+        """Means over the samples that have the modality (weights: still have it); one number for all stays as it is."""
         means = {}
         for what in ("weight", "noise", "novelty", "dependency"):
             for m in self.modalities if found[what] is not None else ():
-                value, number = found[what][m], available[m].sum().clamp(min=1)
-                mean = value.clone() if value.ndim == 0 else torch.where(available[m], value, 0.0).sum() / number
+                value, here = found[what][m], (left if what == "weight" else available)[m]
+                mean = value.clone() if value.ndim == 0 else torch.where(
+                    here, value, 0.0).sum() / here.sum().clamp(min=1)
                 means[f"fusion.{what}.{m}"] = mean
         return means
 

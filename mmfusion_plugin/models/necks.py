@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FUSIONS, FusionBlock, FusionOutput
-from mmfusion_plugin.fusion.contract import check_batch, check_modalities, positions
+from mmfusion_plugin.fusion.contract import check_batch, check_modalities, check_names, positions
 from mmfusion_plugin.fusion.dependency import Dependency
 from mmfusion_plugin.fusion.layers import ChannelLinear
 from mmfusion_plugin.fusion.masking import ModalityDropout
@@ -36,7 +36,8 @@ class FusionNeck(BaseModule):
         modality_dropout: drawn once for all levels.
         options: of the fusion block.
 
-    Shapes: feats {m: tuple of (B, C_m, H, W), or one tensor}, available {m: (B,)} bool ->
+    Shapes: feats {m: tuple of (B, C_m, H, W), or one tensor}, available {m: (B,)} bool, weights as feats with one
+        channel, and their positions or 1 for each, or None ->
         FusionOutput; ``fused`` is a tuple if ``in_channels`` holds lists, else one tensor. Losses are
         means over levels (a level without one counts as 0); where there are several levels, the
         diagnostics, and what is known per sample, of level i are named ``<name>.<i>``.
@@ -82,11 +83,15 @@ class FusionNeck(BaseModule):
     def out_channels(self) -> list[int]:
         return [level.out_channels for level in self.levels]
 
-    def forward(self, feats: Features, available: Mapping[str, Tensor] | None = None) -> FusionOutput:
+    def forward(
+        self, feats: Features, available: Mapping[str, Tensor] | None = None, weights: Features | None = None
+    ) -> FusionOutput:
         pyramid = self._by_level(feats)
         available = check_batch(self.modalities, self.levels[0].in_channels, pyramid[0], available)
         available = self.modality_dropout(available)
-        outs = [block(level, available) for block, level in zip(self.levels, pyramid)]
+        more = [()] * len(pyramid) if weights is None else [
+            (_on_grid_of(level, x),) for level, x in zip(pyramid, self._levels_of(weights, "weights"))]
+        outs = [block(level, available, *extra) for block, level, extra in zip(self.levels, pyramid, more)]
         if not self.pyramid:
             return outs[0]
         return FusionOutput(
@@ -97,11 +102,10 @@ class FusionNeck(BaseModule):
         )
 
     def _by_level(self, feats: Features) -> list[dict[str, Tensor]]:
-        if set(feats) != set(self.modalities):
-            raise ValueError(
-                f"neck.modalities is {list(self.modalities)}, the batch holds {sorted(feats)}; "
-                "rename it in the config or the stream in the pipeline"
-            )
+        return [self._to_one_grid(level) for level in self._levels_of(feats, "the batch")]
+
+    def _levels_of(self, feats: Features, what: str) -> list[dict[str, Tensor]]:
+        check_names(self.modalities, feats, what)
         tuples = {m: (x,) if isinstance(x, Tensor) else tuple(x) for m, x in feats.items()}
         for m in self.modalities:
             if len(tuples[m]) != len(self.levels):
@@ -109,15 +113,19 @@ class FusionNeck(BaseModule):
                     f"the {m!r} encoder gives {len(tuples[m])} levels, neck.in_channels.{m} lists "
                     f"{len(self.levels)}; change it or the backbone's out_indices"
                 )
-        return [
-            self._to_one_grid({m: tuples[m][i] for m in self.modalities}) for i in range(len(self.levels))
-        ]
+        return [{m: tuples[m][i] for m in self.modalities} for i in range(len(self.levels))]
 
     def _to_one_grid(self, level: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.align == "none" or level[self.align].ndim < 3:
             return level
         grid = positions(level[self.align])
         return {m: x if positions(x) == grid else _resize(x, grid) for m, x in level.items()}
+
+
+def _on_grid_of(level: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of positions where the features were resized; one weight for all positions stays one."""
+    return {m: x if positions(x) in (positions(level[m]), (1,) * len(positions(x))) else _resize(x, positions(level[m]))
+            for m, x in weights.items()}
 
 
 def _resize(x: Tensor, grid: torch.Size) -> Tensor:
@@ -185,7 +193,8 @@ class UDMLNeck(BaseModule):
     Args:
         modalities, in_channels: as in :class:`FusionNeck`; handed on to ``inner``.
         inner: config of the fusion that reads the weighted features: ``dict(type='SCFAE', out_channels=...)``.
-            Its modalities must share one grid; bring them there with ``inner.align``.
+            Its modalities must share one grid; bring them there with ``inner.align``. Its ``modality_dropout`` becomes
+            UDML's, whose weights are shares of what is left.
         options: of UDML.
 
     Shapes: as :class:`FusionNeck`; levels {m: (B,)}: injected noise, None where it is not known; alpha, energies,
@@ -206,6 +215,11 @@ class UDMLNeck(BaseModule):
             raise ValueError(f"neck.inner must be a fusion neck's config such as dict(type='SCFAE'), got {inner!r}")
         modalities = check_modalities(modalities)
         self.pyramid, _ = _levels(modalities, in_channels)
+        inner = dict(inner)
+        if "modality_dropout" in inner and "modality_dropout" in options:
+            raise ValueError("neck.modality_dropout and neck.inner.modality_dropout are one thing; set one of them")
+        if "modality_dropout" in inner:
+            options["modality_dropout"] = inner.pop("modality_dropout")
         fusion = MODELS.build({**inner, "modalities": list(modalities), "in_channels": in_channels})
         self.udml = UDML(modalities, in_channels, fusion, **options)
         self.modalities = modalities

@@ -221,15 +221,15 @@ def test_udml_takes_the_larger_of_estimate_and_novelty():
 
 @pytest.mark.parametrize("rank", RANKS)
 def test_scfaes_residual_is_a_signal(rank):
-    model = UDML(AB, WIDTHS, FUSIONS["SCFAE"](AB, WIDTHS, modality_dropout=0.5), reads=["variance"],
-                 novelty=["distance", "reconstruction"])
+    model = UDML(AB, WIDTHS, FUSIONS["SCFAE"](AB, WIDTHS), reads=["variance"],
+                 novelty=["distance", "reconstruction"], modality_dropout=0.5)
     model.set_progress(1.0)
     levels = dict(a=torch.tensor([0.0, 3.0, 0.0, 9.0]), b=torch.zeros(4))
     for _ in range(4):
         out = model(features(WIDTHS, rank=rank), present(AB, missing=dict(b=[0])), levels)
     assert all(out.diagnostics[f"fusion.novelty.{m}"].isfinite() for m in AB)
     assert model.novelty.scale["a"]["reconstruction"].ready and model.inner.training
-    step = int(model.inner.modality_dropout.step)
+    step = int(model.modality_dropout.step)
     assert step == 4, "asking for the residual draws nothing"
     out.fused.mean().backward()
     per_sample = out.per_sample["fusion.recon_distance.a"]

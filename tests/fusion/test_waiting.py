@@ -79,12 +79,14 @@ def test_a_mask_that_the_processor_knows_to_be_all_true_masks_nothing_elsewhere(
 
 
 class Counted(torch.Tensor):
-    """An integer that counts how often it is asked for its value."""
+    """A number that says it lies on an accelerator, and counts how often it is asked for its value."""
 
     asked = 0
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function == torch.Tensor.device.__get__:
+            return torch.device("cuda")
         if function in (torch.Tensor.__int__, torch.Tensor.item, torch.Tensor.__index__):
             cls.asked += 1
         return super().__torch_function__(function, types, args, kwargs)
@@ -99,9 +101,13 @@ def test_a_counter_is_asked_once_and_again_when_something_else_set_it():
     assert Counted.asked == 1 and step.as_subclass(torch.Tensor).item() == 3
     step.fill_(7)
     assert copied.read(step) == 7 and Counted.asked == 2
-    other = torch.tensor(9)
+    other = torch.tensor(9).as_subclass(Counted)
     assert copied.read(other) == 9, "another buffer in its place"
     assert copy.deepcopy(copied).read(torch.tensor(4)) == 4
+    other.data.fill_(5)
+    assert copied.read(other.as_subclass(torch.Tensor)) == 5, "on a processor what nothing counts is seen"
+    with torch.inference_mode():
+        assert HostCopy().read(torch.tensor(6)) == 6
 
 
 def test_progress_that_is_told_every_step_is_never_asked_for():
