@@ -78,5 +78,8 @@ class _Branch(nn.Sequential):
     def forward(self, x: Tensor, available: Tensor | None) -> Tensor:
         linear, after = self
         x = linear(x)
-        # another kind (a SyncBatchNorm put in its place) takes no mask
-        return after(x, available) if isinstance(after, ChannelBatchNorm) else after(x)
+        if isinstance(after, ChannelBatchNorm):
+            return after(x, available)
+        if x.ndim == 3 and isinstance(after, nn.modules.batchnorm._NormBase):  # a SyncBatchNorm put in its place
+            return after(x.mT).mT
+        return after(x)

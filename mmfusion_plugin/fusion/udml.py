@@ -223,8 +223,10 @@ class UDML(nn.Module):
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._steps, self._share = HostCopy(), HostCopy()
+        self._stage: bool | None = None  # for compilers, to which the buffer is a shape; None: not read yet
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        self._stage = None
         for name in ("seed", "step"):  # the inner fusion's in checkpoints of before 2026-11-26
             old = f"{prefix}inner.modality_dropout.{name}"
             if old in state_dict:
@@ -237,13 +239,19 @@ class UDML(nn.Module):
             raise ValueError(f"progress is a share of training in [0, 1], got {share}")
         self._told = True
         self._share.fill(self.progress, share)
+        self._stage = self._share.reached(self.progress, self.weights_from)
 
     @property
     def dynamic(self) -> bool:
         """Whether the stage of dynamic weights is reached."""
         if self.weigh is None:
             return False
-        return self._share.reached(self.progress, self.weights_from)
+        if torch.compiler.is_compiling() and self._stage is not None:
+            return self._stage
+        if getattr(torch.compiler, "is_exporting", bool)():
+            raise RuntimeError("an exporter cannot read how far training is: call the model once before exporting it")
+        self._stage = self._share.reached(self.progress, self.weights_from)
+        return self._stage
 
     @property
     def awaits_progress(self) -> str | None:

@@ -44,6 +44,26 @@ def test_mean_covariance_and_distance_are_those_of_all_samples():
     torch.testing.assert_close(normal.distance(x), expected.float(), atol=0.02, rtol=0.02)
 
 
+def test_half_precision_around_it_changes_no_statistic():
+    cast, plain = RunningNormal(16).to(torch.float16), RunningNormal(16)
+    for i in range(4):
+        x, here = correlated(32, seed=i), torch.ones(32, dtype=torch.bool)
+        plain.update(x, here)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast.update(x, here)
+    assert all(torch.equal(x, cast.state_dict()[name]) for name, x in plain.state_dict().items())
+    assert cast.count_N.dtype == cast.to(torch.bfloat16).covariance_NCC.dtype == torch.float32
+    assert torch.equal(cast.distance(x), plain.distance(x))
+
+
+def test_a_covariance_without_an_inverse_is_not_ready():
+    normal = RunningNormal(2, bins=2, shrinkage=0.0)
+    normal.count_N.fill_(10)
+    normal.covariance_NCC.copy_(torch.stack([torch.eye(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]])]))
+    x = torch.tensor([[3.0, 3.0]])
+    torch.testing.assert_close(normal.distance(x), torch.tensor([3.0]))
+
+
 def test_it_tells_a_shifted_distribution_that_no_single_channel_shows():
     normal = RunningNormal(16)
     for i in range(100):

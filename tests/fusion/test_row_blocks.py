@@ -28,8 +28,8 @@ def features(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
     return {m: torch.randn(axis, dtype=torch.float64, requires_grad=True) for m, axis in axes.items()}
 
 
-def run(block, feats, available):
-    out = block(feats, available)
+def run(block, feats, available, weights=None):
+    out = block(feats, available, weights)
     block.zero_grad()
     torch.manual_seed(2)
     losses = sum(out.losses.values())
@@ -49,12 +49,16 @@ def test_blocks_give_what_the_whole_gives(form, shape, monkeypatch):
     feats = features(SHAPES[shape])
     available = {m: torch.ones(len(x), dtype=torch.bool) for m, x in feats.items()}
     available["b"][0] = False
+    first = feats["a"]
+    weights = {  # of each position, of each sample, of all
+        "a": torch.rand_like(first[:, :1] if first.ndim != 3 else first[..., :1]),
+        "b": torch.rand(len(first), *[1] * (first.ndim - 1)), "c": torch.ones([1] * first.ndim)}
     with monkeypatch.context() as patched:
         patched.setattr(block_module, "split_rows", lambda *_: [])
-        whole, expected = run(block, feats, available)
+        whole, expected = run(block, feats, available, weights)
     for rows in (8, sys.maxsize):  # the second: all in one block
         monkeypatch.setattr(row_blocks, "VALUES", rows * block._widest)
-        parts, found = run(block, feats, available)
+        parts, found = run(block, feats, available, weights)
         assert parts.fused.shape == whole.fused.shape
         torch.testing.assert_close(parts.fused, whole.fused)
         for what in ("losses", "diagnostics", "per_sample"):

@@ -96,6 +96,162 @@ def test_the_noisier_modality_weighs_less_and_the_dependency_corrects_it():
     torch.testing.assert_close(inner.feats["a"][1, 0], torch.tensor(2 * 1 / (1 + 1 / 4)))
 
 
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize(("name", "options"), [
+    *((name, dict(norm="layer")) for name in FUSIONS), ("SCFAE", dict(width=0.5)),
+    ("SCFAE", dict(residual=True, head_reads="post_and_input")), ("SCFAE", dict(norm=None))])
+def test_no_norm_takes_the_weights_away(name, options, rank):
+    torch.manual_seed(0)
+    block = FUSIONS[name](AB, WIDTHS, out_channels=8, **options).eval()
+    feats = features(WIDTHS, rank=rank)
+    available = present(AB, missing=dict(b=[0]))
+
+    def read(a, b):
+        weights = {m: torch.full((4, *[1] * (feats[m].ndim - 1)), w) for m, w in dict(a=a, b=b).items()}
+        return block(feats, available, weights).fused
+
+    even = block(feats, available).fused
+    torch.testing.assert_close(read(1.0, 1.0), even)
+    one, other = read(0.2, 1.8)[1:], read(1.8, 0.2)[1:]
+    change = (one - other).norm() / (even[1:] - even[1:].mean(0)).norm()
+    assert change > (0.005 if options.get("norm", "layer") is None else 0.1)
+    torch.testing.assert_close(read(1.0, 0.3)[0], even[0], msg="what stands in for a missing modality stays")
+
+
+def test_a_method_that_takes_no_weights_reads_weighted_features():
+    class Plain(FUSIONS["ConcatFusion"]):
+        def fuse(self, feats, available):
+            return FusionOutput(torch.cat([feats[m] for m in AB], 1))
+
+    feats, weights = features(WIDTHS), dict(a=torch.full((4, 1), 0.5), b=torch.full((4, 1), 1.5))
+    fused = Plain(AB, WIDTHS)(feats, present(AB, missing=dict(a=[2])), weights).fused
+    expected = torch.cat([feats["a"] * 0.5, feats["b"] * 1.5], 1)
+    expected[2, :8] = 0
+    torch.testing.assert_close(fused, expected)
+
+
+def test_weights_are_shares_of_what_modality_dropout_leaves():
+    options = dict(quality="given", embedding=False, dependency=False, law="inverse", temperature=1.0)
+    inner = Catch()
+    model = udml(inner, **options, modality_dropout=0.5)
+    model.set_progress(1.0)
+    out = model(features(WIDTHS, batch=64), None, levels(64, a=[9.0] * 64))
+    left = {m: inner.available[m] for m in AB}
+    both = left["a"] & left["b"]
+    assert both.any() and not left["a"].all() and not left["b"].all()
+    weight = {m: out.per_sample[f"fusion.weight.{m}"] for m in AB}
+    torch.testing.assert_close(weight["a"][both], torch.full((int(both.sum()),), 0.2))
+    for m in AB:
+        assert weight[m][left[m] & ~both].eq(1).all() and weight[m][~left[m]].eq(0).all()
+    torch.testing.assert_close(out.diagnostics["fusion.weight.a"], weight["a"].sum() / left["a"].sum())
+    model.eval()
+    lone = model(features(WIDTHS), present(AB, missing=dict(b=[0, 1, 2, 3])), levels(a=[9.0] * 4))
+    assert lone.per_sample["fusion.weight.a"].eq(1).all(), "as in a test"
+    with pytest.raises(ValueError, match="give modality_dropout to UDML"):
+        udml(FUSIONS["SumFusion"](AB, WIDTHS, modality_dropout=0.3))
+
+
+def test_what_dropout_had_drawn_is_read_from_older_checkpoints():
+    model = udml(Catch(), modality_dropout=0.5)
+    model.modality_dropout.step.fill_(7)
+    older = {name.replace("modality_dropout", "inner.modality_dropout"): x for name, x in model.state_dict().items()}
+    again = udml(Catch(), modality_dropout=0.5)
+    again.load_state_dict(older)
+    assert again.modality_dropout.step == 7
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_batch_statistics_are_those_of_what_is_there(rank):
+    some, alone = (udml(preset="released", kl_weight=0.1) for _ in range(2))
+    feats = features(WIDTHS, rank=rank, batch=6)
+    out = some(feats, present(AB, 6, missing=dict(a=[1, 4])), levels(6))
+    (out.fused.square().mean() + sum(out.losses.values())).backward()
+    assert not [n for n, p in some.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    there = [0, 2, 3, 5]
+    alone({m: x[there] for m, x in feats.items()}, None, levels(4))
+    for name, x in some.state_dict().items():
+        if name.startswith("embed.a") and ("running" in name or "tracked" in name):
+            torch.testing.assert_close(x, alone.state_dict()[name], msg=name)
+    before = copy.deepcopy(some.embed["a"].state_dict())
+    some(feats, present(AB, 6, missing=dict(a=range(6))), levels(6))
+    assert all(torch.equal(x, before[name]) for name, x in some.embed["a"].state_dict().items())
+
+
+def test_a_batch_of_one_vector_is_normalised_by_running_statistics():
+    model = udml(preset="released")
+    model(features(WIDTHS), None, levels())
+    before = copy.deepcopy(model.embed.state_dict())
+    out = model({m: x[:1] for m, x in features(WIDTHS).items()}, None, levels(1))
+    assert out.fused.isfinite().all()
+    assert all(torch.equal(x, before[name]) for name, x in model.embed.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_cast_to_half_precision_trains_and_predicts(dtype):
+    model = UDML(AB, WIDTHS, FUSIONS["SCFAE"](AB, WIDTHS)).to(dtype)
+    model.set_progress(1.0)
+    for training in (True, True, True, False):
+        model.train(training)
+        feats = {m: x.to(dtype) for m, x in features(WIDTHS).items()}
+        out = model(feats, None, levels() if training else None, statistics=of_inputs())
+        assert out.fused.dtype == dtype and out.fused.isfinite().all()
+
+
+def test_synchronised_norms_put_in_place_take_the_same_channels():
+    model = udml(preset="released").eval()
+    feats = features(WIDTHS, rank="sequence")
+    expected = model(feats).fused
+    torch.testing.assert_close(torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)(feats).fused, expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_trained_model_is_exported(share):
+    model = UDML(AB, WIDTHS, FUSIONS["SCFAE"](AB, WIDTHS, out_channels=4))
+    for _ in range(3):
+        model(features(WIDTHS), None, levels(), statistics=of_inputs())
+    model.eval().set_progress(share)
+    feats, available, statistics = features(WIDTHS), present(AB, missing=dict(b=[1])), of_inputs()
+    expected = model(feats, available, statistics=statistics)
+
+    class Fused(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, feats, available, statistics):
+            return self.model(feats, available, statistics=statistics).fused
+
+    program = torch.export.export(Fused(), (feats, available, statistics))
+    torch.testing.assert_close(program.module()(feats, available, statistics), expected.fused)
+    model.load_state_dict(model.state_dict())
+    with pytest.raises(Exception, match="call the model once before exporting"):
+        torch.export.export(Fused(), (feats, available, statistics))
+
+
+def test_a_repeated_forward_pass_is_refused():
+    from torch.utils.checkpoint import checkpoint
+
+    dropping = FUSIONS["ConcatFusion"](AB, WIDTHS, out_channels=4, modality_dropout=0.5)
+    learning = FUSIONS["ConcatFusion"](AB, WIDTHS, out_channels=4, missing_fill="mean")
+    for module, words in ((dropping, "modality_dropout is run again"), (learning, "missing_fill='mean' is run again"),
+                          (udml(), "UDML is run again")):
+        feats = {m: x.requires_grad_() for m, x in features(WIDTHS).items()}
+        fused = checkpoint(lambda module=module, feats=feats: module(feats).fused, use_reentrant=False)
+        with pytest.raises(RuntimeError, match=words):
+            fused.sum().backward()
+
+
+def test_names_that_differ_are_named():
+    model = udml().eval()
+    feats = features(WIDTHS)
+    with pytest.raises(ValueError, match=r"neck.modalities is \['a', 'b'\], the batch holds \['a', 'c'\]"):
+        model(dict(a=feats["a"], c=feats["b"]))
+    with pytest.raises(ValueError, match="levels holds"):
+        model(feats, None, dict(a=torch.zeros(4)))
+    with pytest.raises(ValueError, match="contain 'loss'"):
+        udml(widths=dict(gloss=4, b=4))
+
+
 def test_before_its_stage_and_without_a_quality_all_weights_are_one():
     for options in (dict(quality=None), dict(weights_from=0.6)):
         inner = Catch()

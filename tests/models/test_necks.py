@@ -154,3 +154,26 @@ def test_udml_wraps_any_neck_in_one_line_of_config(inner):
 def test_udml_without_an_inner_fusion_is_an_error():
     with pytest.raises(ValueError, match="neck.inner must be a fusion neck's config"):
         MODELS.build(dict(type="UDML", modalities=["a", "b"], in_channels=dict(a=4, b=4), inner="SCFAE"))
+
+
+def test_udml_drops_modalities_for_its_inner_fusion():
+    def udml(inner, **options):
+        return MODELS.build(dict(type="UDML", modalities=["rgb", "depth"], in_channels=PYRAMID,
+                                 inner=dict(type="SCFAE", **inner), **options))
+
+    for neck in (udml(dict(modality_dropout=0.3)), udml({}, modality_dropout=0.3)):
+        assert neck.udml.modality_dropout.p == 0.3 and neck.udml.inner.modality_dropout.p == 0
+    with pytest.raises(ValueError, match="neck.inner.modality_dropout are one thing"):
+        udml(dict(modality_dropout=0.3), modality_dropout=0.3)
+
+
+def test_weights_of_a_pyramid_follow_features_that_are_resized():
+    neck, feats = build(type="ConcatFusion", align="depth"), pyramid(sizes=((4, 6), (2, 3)))
+    feats["rgb"] = tuple(torch.ones(3, C, 8, 12) for C in PYRAMID["rgb"])
+    one = torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1, 1)
+    cells = torch.full((3, 1, 8, 12), 0.25)
+    weights = dict(rgb=(one, cells), depth=(one, one))
+    fused = neck(feats, None, weights).fused
+    torch.testing.assert_close(fused[0][:, :4], one.expand(3, 4, 4, 6))
+    torch.testing.assert_close(fused[1][:, :8], torch.full((3, 8, 2, 3), 0.25))
+    torch.testing.assert_close(fused[1][:, 8:], feats["depth"][1] * one)
