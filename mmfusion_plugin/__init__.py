@@ -14,7 +14,7 @@ __all__ = ["__version__", "compat"]
 __version__ = "0.1.0"
 
 # `python -m mmfusion_plugin.doctor` runs this file first, and the doctor is needed most where it fails.
-if not ("-m" in sys.orig_argv and f"{__name__}.doctor" in sys.orig_argv):
+if not ("-m" in sys.orig_argv and {f"{__name__}.doctor", f"{__name__}.starter"} & {*sys.orig_argv}):
     compat.apply()
     if compat.installed("mmengine"):
         from . import engine, models  # noqa: F401
