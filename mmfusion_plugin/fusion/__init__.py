@@ -6,11 +6,13 @@ from .contract import FusionOutput
 from .cross_attention import CrossAttentionFusion
 from .film import FiLMFusion
 from .gated import GatedFusion
+from .input_statistics import input_statistics
 from .masking import MissingFill, ModalityDropout
 from .mlp import MLPFusion
 from .modes import constant_weights, fused_only
 from .scfae import SCFAE
 from .sum import SumFusion
+from .udml import UDML
 
 FUSIONS: dict[str, type[FusionBlock]] = {
     block.__name__: block
@@ -20,6 +22,6 @@ FUSIONS: dict[str, type[FusionBlock]] = {
 }
 
 __all__ = [
-    "FUSIONS", "FusionBlock", "FusionOutput", "MissingFill", "ModalityDropout", "constant_weights", "fused_only",
-    *FUSIONS,
+    "FUSIONS", "UDML", "FusionBlock", "FusionOutput", "MissingFill", "ModalityDropout", "constant_weights",
+    "fused_only", "input_statistics", *FUSIONS,
 ]

@@ -1,0 +1,82 @@
+"""What README prints to be copied is run as it stands."""
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def printed(words: str) -> str:
+    found = [block for block in BLOCKS if words in block]
+    assert len(found) == 1, f"{len(found)} blocks of README hold {words!r}"
+    return found[0]
+
+
+@pytest.mark.parametrize(("stock", "head"), [
+    ("segformer_mit-b0", {}),
+    ("upernet_r50", dict(decode_head=dict(num_classes=40), auxiliary_head=dict(in_channels=256, num_classes=40)))])
+def test_the_changes_make_a_stock_segmentation_model_a_fusion_of_two_streams(stock, head, tmp_path):
+    pytest.importorskip("mmseg")
+    base = Path(find_spec("mmseg").origin).parent / ".mim" / "configs" / "_base_" / "models" / f"{stock}.py"
+    if not base.is_file():
+        pytest.skip("this mmsegmentation has no .mim/configs (not a wheel)")
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    block = printed("type='FusionEncoderDecoder'")
+    if head:  # the head that the stock config has, on the neck's widths
+        block = re.sub(r"decode_head=dict\(.*?num_classes=40\)", "decode_head=dict(in_channels=[64, 128, 256, 512])",
+                       block, flags=re.DOTALL)
+    config = tmp_path / "mine.py"
+    config.write_text(f"_base_ = {str(base)!r}\n{block}")
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(dict(model=head))
+    init_default_scope(cfg.default_scope)
+    cfg.model.data_preprocessor.size = (64, 96)
+    model = MODELS.build(cfg.model).train()
+    samples = []
+    for _ in range(2):
+        sample = SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, 40, (1, 64, 96))))
+        sample.set_metainfo(dict(img_shape=(64, 96)))
+        samples.append(sample)
+    streams = [dict(rgb=torch.rand(3, 64, 96) * 255, depth=torch.rand(1, 64, 96) * 5) for _ in range(2)]
+    batch = dict(inputs=streams, data_samples=samples)
+    data = model.data_preprocessor(batch, training=True)
+    losses = model.loss(**data)
+    assert "fusion.loss_recon" in losses and all(torch.as_tensor(x).isfinite().all() for x in losses.values())
+
+
+def test_the_recognizer_builds_and_learns():
+    pytest.importorskip("mmaction")
+    from mmengine.registry import MODELS, init_default_scope
+
+    cfg: dict = {}
+    exec(printed("type='FusionRecognizer'"), cfg)
+    init_default_scope(cfg["default_scope"])
+    model = MODELS.build(cfg["model"])
+    assert model.neck.levels[0].out_channels == cfg["model"]["cls_head"]["in_channels"]
+    assert [step["type"] for step in cfg["train_pipeline"]][0] == "LoadClip"
+
+
+def test_plain_torch():
+    given = dict(head=torch.nn.Linear(256, 3), task_loss=lambda logits: logits.square().mean())
+    exec(printed("from mmfusion_plugin.fusion import SCFAE"), given)
+    assert given["out"].fused.shape == (8, 256) and given["loss"].isfinite()
+
+
+def test_udml_in_plain_torch():
+    from mmfusion_plugin.fusion import FUSIONS, UDML, input_statistics
+
+    x = dict(rgb=torch.randn(2, 3, 32, 32), depth=torch.randn(2, 1, 32, 32))
+    feats = {m: torch.randn(2, 8) for m in x}
+    fusion = UDML(list(x), dict.fromkeys(x, 8), FUSIONS["SCFAE"](list(x), dict.fromkeys(x, 8)))
+    out = fusion(feats, None, None, statistics={m: input_statistics(x[m]) for m in x})
+    assert out.fused.isfinite().all()
