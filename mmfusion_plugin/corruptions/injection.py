@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .sensor import Sensor, is_finite
 from .types import CORRUPTIONS, as_float
 
-__all__ = ["FixedNoise", "ModalityNoise", "NoiseInjection"]
+__all__ = ["FixedNoise", "ModalityNoise", "NoiseInjection", "wrong_keys"]
 
 MODES = ("one", "independent")
 TYPES = tuple(CORRUPTIONS)  # a type's number is its place here
@@ -343,7 +343,7 @@ def _modality_noise(m: str, given: Mapping) -> ModalityNoise:
     unknown = sorted(set(given) - set(names))
     missing = sorted({"kind", "levels", "scale"} - set(given))
     if unknown or missing:
-        raise ValueError(f"noise.{m} has unknown keys {unknown} and lacks {missing}; it takes {names}")
+        raise ValueError(f"noise.{m} {wrong_keys(unknown, missing)}; it takes {names}")
     return _named(m, ModalityNoise, **given)
 
 
@@ -377,3 +377,9 @@ def _rank() -> int:
     # as in fusion.ranks; the two rooms do not import each other
     there = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_rank() if there else 0
+
+
+def wrong_keys(unknown: Sequence[str], missing: Sequence[str]) -> str:
+    """What is wrong with a dict's keys, in words."""
+    said = [f"has unknown keys {list(unknown)}"] if unknown else []
+    return " and ".join([*said, f"lacks {list(missing)}"] if missing else said)

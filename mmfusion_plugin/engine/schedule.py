@@ -1,7 +1,10 @@
 """Tell a model how far training is."""
 from __future__ import annotations
 
+import logging
+
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
@@ -33,6 +36,16 @@ class FusionScheduleHook(Hook):
                 "loop; leave by_epoch out"
             )
         self._tell(runner)
+
+        self._warn_of_silence(list(runner.model.modules()))
+
+    def _warn_of_silence(self, parts: list) -> None:
+        """UDML goes on with what it knows, as in fine-tuning on clean data; from scratch it learns nothing."""
+        learning = [what for part in parts if (what := getattr(part, "learns_levels", None))]
+        if learning and not any(getattr(part, "injects", False) for part in parts):
+            print_log(
+                f"{learning[0]} learns from noise of known level, and none is injected: set "
+                "data_preprocessor.train_noise", "current", logging.WARNING)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         self._tell(runner)

@@ -140,7 +140,9 @@ class UDML(nn.Module):
             raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {preset!r}")
         unknown = sorted(set(options) - set(PRESETS[preset]))
         if unknown:
-            raise TypeError(f"UDML has no options {unknown}")
+            raise TypeError(
+                f"UDML has no options {unknown} (those of the fusion go into neck.inner); by preset it takes "
+                f"{sorted(PRESETS[preset])}")
         asked, options = options.get("novelty"), {**PRESETS[preset], **options}
         for key, value, choices in (("quality", quality, QUALITIES), ("form", options["form"], FORMS),
                                     ("noise_unit", options["noise_unit"], UNITS)):
@@ -258,6 +260,11 @@ class UDML(nn.Module):
         """What cannot start because nobody has told how far training is; None if nothing waits."""
         waiting = self.weigh is not None and self.weights_from > 0 and not self._told
         return f"neck.weights_from={self.weights_from:g} of training starts the dynamic weights" if waiting else None
+
+    @property
+    def learns_levels(self) -> str | None:
+        """What learns from noise of known level; None if nothing does."""
+        return f"neck.quality={self.quality!r}" if self.quality in ("estimated", "given") else None
 
     @property
     def reads_energies(self) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfusion_plugin.corruptions import CORRUPTIONS, FixedNoise, NoiseInjection, Sensor
-from mmfusion_plugin.corruptions.injection import ModalityNoise
+from mmfusion_plugin.corruptions.injection import ModalityNoise, wrong_keys
 from mmfusion_plugin.fusion.host_copy import HostCopy
 
 from .samples import sample_key
@@ -68,6 +68,11 @@ class BatchNoise(nn.Module):
                  for fixed in self.test_noise}
         trained = {} if self.train_noise is None else self.train_noise.noise
         return found | {m: (f"{TRAIN}.noise.{m}", noise.sensor) for m, noise in trained.items()}
+
+    @property
+    def injects(self) -> bool:
+        """Whether training gets noise of known level, sooner or later."""
+        return self.train_noise is not None
 
     @property
     def awaits_progress(self) -> str | None:
@@ -159,7 +164,7 @@ def _fixed(modalities: tuple[str, ...], m: str, options: dict, trained: NoiseInj
     key = f"{TEST}.{m}"
     unknown, missing = sorted(set(options) - {*APPLIED, *DESCRIBED}), sorted({"type", "level"} - set(options))
     if unknown or missing:
-        raise ValueError(f"{key} has unknown keys {unknown} and lacks {missing}; it takes {[*APPLIED, *DESCRIBED]}")
+        raise ValueError(f"{key} {wrong_keys(unknown, missing)}; it takes {[*APPLIED, *DESCRIBED]}")
     name, level, seed = options.pop("type"), options.pop("level"), options.pop("seed", 0)
     with _keyed(f"{key}: "):
         if not options and (trained is None or m not in trained.noise):

@@ -1,6 +1,7 @@
 """Fusion blocks as necks: one block per level of the encoders' pyramids."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -73,6 +74,10 @@ class FusionNeck(BaseModule):
                 "neck.level_options sets modality_dropout; a modality is dropped on all levels at once: "
                 "set neck.modality_dropout"
             )
+        known = _options(self.block)
+        unknown = sorted({key for given in (options, *extra) for key in given} - known)
+        if unknown:
+            raise TypeError(f"a neck of type {type(self).__name__} has no options {unknown}; it takes {sorted(known)}")
         self.modality_dropout = ModalityDropout(self.modalities, modality_dropout)
         self.levels = nn.ModuleList(
             self.block(self.modalities, widths, out_channels=out, **{**options, **more})
@@ -120,6 +125,13 @@ class FusionNeck(BaseModule):
             return level
         grid = positions(level[self.align])
         return {m: x if positions(x) == grid else _resize(x, grid) for m, x in level.items()}
+
+
+def _options(block: type[nn.Module]) -> set[str]:
+    """Names of what a block's ``__init__`` and its parents' take."""
+    own = [cls.__init__ for cls in block.__mro__ if "__init__" in vars(cls) and issubclass(cls, FusionBlock)]
+    return {name for init in own for name, parameter in inspect.signature(init).parameters.items()
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)} - {"self"}
 
 
 def _on_grid_of(level: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -91,3 +91,21 @@ def test_without_the_hook_training_stops_with_the_line_to_add(tmp_path):
     again.load_state_dict(model.state_dict())
     with pytest.raises(ValueError, match="weights_from"):  # a loaded value is no announcement
         check_progress(again)
+
+
+def test_an_estimator_that_nobody_teaches_is_told_of(tmp_path, monkeypatch):
+    from mmfusion_plugin.engine import schedule
+    from mmfusion_plugin.models.injection import BatchNoise
+
+    said = []
+    monkeypatch.setattr(schedule, "print_log", lambda text, *_: said.append(text))
+    runner(tmp_path, ITERATIONS).train()
+    assert len(said) == 1 and "neck.quality='estimated' learns from noise" in said[0]
+    taught = runner(tmp_path / "taught", ITERATIONS)
+    taught.model.noise = BatchNoise(["a", "b"], dict(noise=dict(a=dict(
+        kind="vector", levels=(1, 11), scale=dict(gaussian=1.0)))), None)
+    static = runner(tmp_path / "static", ITERATIONS)
+    static.model.fusion.quality = None
+    for run in (taught, static):
+        schedule.FusionScheduleHook().before_train(run)
+    assert len(said) == 1

@@ -177,3 +177,13 @@ def test_weights_of_a_pyramid_follow_features_that_are_resized():
     torch.testing.assert_close(fused[0][:, :4], one.expand(3, 4, 4, 6))
     torch.testing.assert_close(fused[1][:, :8], torch.full((3, 8, 2, 3), 0.25))
     torch.testing.assert_close(fused[1][:, 8:], feats["depth"][1] * one)
+
+
+def test_options_that_a_neck_does_not_take_are_named():
+    with pytest.raises(TypeError, match=r"type SCFAE has no options \['modality_drop'\]; it takes .*'recon_weight'"):
+        build(modality_drop=0.3)
+    with pytest.raises(TypeError, match=r"has no options \['widht'\]"):
+        build(level_options=[dict(widht=0.5), {}])
+    with pytest.raises(TypeError, match=r"no options \['out_channels'\] \(those of the fusion go into neck.inner\)"):
+        MODELS.build(dict(type="UDML", modalities=["rgb", "depth"], in_channels=PYRAMID, out_channels=[4, 8],
+                          inner=dict(type="SCFAE")))
