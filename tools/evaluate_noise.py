@@ -77,6 +77,8 @@ def main() -> None:
         sensors = robustness.sensors_of(model.data_preprocessor, stated)
         asked, described = robustness.noise_conditions(
             model.data_preprocessor, sensors, sweep, not args.one_at_a_time, args.seed)
+        if reference is not None:
+            robustness.check_reference(reference, described)
     except ValueError as error:
         raise launch.UsageError(str(error)) from None
     key = evidence.fingerprint(cfg, args.checkpoint, "noise", [[c.name, c.noise] for c in asked])

@@ -176,7 +176,7 @@ class SafeCheckpointHook(CheckpointHook):
             self._skipped = self._batches_done(loop)
 
     def _batches_done(self, loop: EpochBasedTrainLoop) -> int:
-        """Batches to skip: those of its epoch that the resumed run has had; all of them where it had ended the epoch."""
+        """Batches to skip: what its epoch has had; all of them where it had ended the epoch."""
         then, now = self._resumed, self._layout(loop)
         # absent from checkpoints of before 2026-11-26
         done = then.get("batches_done", loop.iter - loop.epoch * then["batches_per_epoch"])

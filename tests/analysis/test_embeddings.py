@@ -140,3 +140,7 @@ def test_both_tools(tmp_path, monkeypatch, capsys):
     run_tool(monkeypatch, "evaluate_branches", config, checkpoint)
     record = json.loads((folder / "branches.json").read_text())
     assert len(record["rows"]) == 3 * 4 and record["metric"] == "acc/fused_top1"
+    assert not (folder / "branches.partial").exists()
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, "evaluate_branches", config, checkpoint, "--metric", "nothing")
+    assert "--metric 'nothing': test_evaluator reports" in capsys.readouterr().err
