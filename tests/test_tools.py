@@ -284,6 +284,28 @@ def test_train_resume_and_test(toy, monkeypatch):
     assert "withheld: 2" in said
 
 
+@pytest.mark.parametrize(("state", "said"), [
+    ({"line.weight": torch.ones(1, 2)}, "in 1 weights: no line.bias"),
+    ({"line.weight": torch.ones(1, 3), "line.bias": torch.ones(1)}, "in 1 weights: size mismatch for line.weight"),
+    ({"another.weight": torch.ones(1)}, "in 2 weights: no line.weight; no line.bias")])
+def test_weights_of_another_model_are_refused(toy, monkeypatch, capsys, state, said):
+    torch.save(dict(state_dict=state), "c.pth")
+    # mmengine keeps loggers by name, and names runs by the second
+    found = refused(monkeypatch, capsys, "test", "config.py", "c.pth", "--cfg-options", f"experiment_name={toy.name}")
+    assert f"c.pth does not fit the model {said}" in found
+    with pytest.raises(launch.UsageError, match=said):
+        launch.load_checkpoint(arguments(checkpoint="c.pth", out="x", cfg_options=dict(experiment_name=toy.name)))
+
+
+def test_what_a_checkpoint_holds_beside_the_models_weights_is_told(toy, capsys):
+    torch.save(dict(state_dict={"line.weight": torch.ones(1, 2), "module.line.bias": torch.ones(1),
+                                "head.bias": torch.ones(1)}), "c.pth")
+    # EMAHook knows no model before a run
+    options = dict(experiment_name=toy.name, custom_hooks=[dict(type="EMAHook")])
+    _, model, _ = launch.load_checkpoint(arguments(checkpoint="c.pth", out="evidence", cfg_options=options))
+    assert model.line.bias.item() == 1 and "1 entries that the model has not: head.bias" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_two_processes_without_gpu(toy, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(toy))

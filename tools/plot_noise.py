@@ -56,9 +56,8 @@ def draw_training(args: argparse.Namespace) -> None:
 def draw_response(args: argparse.Namespace) -> None:
     launch.existing(args.checkpoint, "checkpoint")
     cfg = launch.load_config(args)
-    cfg.load_from = args.checkpoint
     runner = launch.build_runner(cfg)
-    runner.load_or_resume()
+    launch.load_weights(runner, args.checkpoint)
     loader = Runner.build_dataloader(cfg.test_dataloader, seed=0)
     levels = [int(level) if level == int(level) else level for level in args.levels]
     rows = noise_response.respond(runner.model, loader, args.modality, args.type, levels, args.seed)

@@ -9,23 +9,27 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import ProgressBar
 
 from .checkpoint_files import CheckpointError
 from .memory import ConstantWeightsHook, keep_freed_memory
 
 __all__ = [
-    "UsageError", "add_channels_last_argument", "add_common_arguments", "add_evidence_arguments", "build_runner",
-    "draw_predictions", "dump_predictions", "existing", "load_checkpoint", "load_config", "progress", "run_tool",
-    "save_label_maps", "use_amp", "use_channels_last", "use_pinned_memory", "use_tta", "withhold",
+    "FittingWeightsHook", "UsageError", "add_channels_last_argument", "add_common_arguments", "add_evidence_arguments",
+    "build_runner", "draw_predictions", "dump_predictions", "existing", "load_checkpoint", "load_config",
+    "load_weights", "progress", "run_tool", "save_label_maps", "use_amp", "use_channels_last", "use_pinned_memory",
+    "use_tta", "withhold",
 ]
 
 
@@ -77,16 +81,57 @@ def load_checkpoint(args: argparse.Namespace) -> tuple[Config, torch.nn.Module, 
 
     Logs go below that folder, so that the training's own stay apart.
 
-    Raises: UsageError if a file is missing.
+    Raises: UsageError if a file is missing, or the weights are another model's.
     """
     existing(args.checkpoint, "checkpoint")
     out = Path(args.out) if args.out else Path(args.checkpoint).parent / "evidence"
     args.work_dir = args.work_dir or str(out / "logs")
     cfg = load_config(args)
-    cfg.load_from, cfg.resume = args.checkpoint, False
     runner = build_runner(cfg)
-    runner.load_or_resume()
+    load_weights(runner, args.checkpoint)
     return cfg, runner.model, out
+
+
+def load_weights(runner: Runner, path: str) -> None:
+    """Load a checkpoint for an evaluation; what it holds beside the model's state is a warning.
+
+    Raises: UsageError if the weights are another model's.
+    """
+    unexpected = _fit(runner.model, CheckpointLoader.load_checkpoint(path, map_location="cpu"), path)
+    if unexpected:
+        runner.logger.warning(f"{path} holds {len(unexpected)} entries that the model has not: "
+                              f"{', '.join(unexpected[:3])}")
+
+
+class FittingWeightsHook(Hook):
+    """What mmengine's Runner loads for a test has to be this model's: it would warn, and test random weights.
+
+    Raises: UsageError if the weights are another model's.
+    """
+
+    priority = "VERY_HIGH"
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping) -> None:
+        _fit(runner.model, checkpoint, runner._load_from)
+
+
+def _fit(model: torch.nn.Module, checkpoint: Mapping, path: str) -> list[str]:
+    """Load ``checkpoint``. Returns the names of what the model has not."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    state = checkpoint.get("state_dict", checkpoint)
+    try:
+        found = model.load_state_dict({name.removeprefix("module."): x for name, x in state.items()}, strict=False)
+        # training alone reads the preprocessor's state and whole numbers: counters and seeds
+        own = {name for name, x in model.state_dict().items()
+               if x.is_floating_point() and not name.startswith("data_preprocessor.")}
+        wrong = [f"no {name}" for name in found.missing_keys if name in own]
+    except RuntimeError as error:  # a line for each weight of another shape
+        wrong = [line.strip() for line in str(error).splitlines()[1:]]
+    if wrong:
+        raise UsageError(f"{path} does not fit the model in {len(wrong)} weights: {'; '.join(wrong[:3])}; give the "
+                         "config, and the --cfg-options, of its training")
+    return found.unexpected_keys
 
 
 def progress() -> Callable[[int, int], None]:
