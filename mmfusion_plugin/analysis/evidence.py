@@ -107,6 +107,8 @@ def read_evidence(folder: str | Path, name: str, key: str | None = None) -> dict
     """
     path = Path(folder) / f"{name}.json"
     record = read_record(path) if path.is_file() else None
+    if record is not None and "command" not in record:
+        raise EvidenceError(f"{path} is no record of one of the commands; remove it and run its command again")
     return record if record is None or key is None or record.get("key") == key else None
 
 

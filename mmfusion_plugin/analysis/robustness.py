@@ -102,6 +102,13 @@ def noise_conditions(
                for m, types in sweep.items() for t, strengths in types.items() for i, s in enumerate(strengths, 1)}
     if not entries:
         raise ValueError("the sweep names no strength")
+    for m, types in sweep.items():
+        for t, strengths in types.items():
+            identity = CORRUPTIONS[t].identity
+            damage = [-s if identity == math.inf else abs(s - identity) for s in strengths]
+            if any(a >= b for a, b in zip(damage, damage[1:])):
+                raise ValueError(f"{m}:{t}={','.join(f'{s:g}' for s in strengths)}: strengths go from mild to severe, "
+                                 f"{'falling' if identity == math.inf else f'away from {identity:g}'}, each once")
     (m, _, _), (noise, _) = next(iter(entries.items()))
     # level 0 changes nothing, and tells so to a neck that asks for levels
     conditions = [Condition(CLEAN, noise={m: {**noise, "level": 0}})]

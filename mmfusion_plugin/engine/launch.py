@@ -28,9 +28,12 @@ from .memory import ConstantWeightsHook, keep_freed_memory
 __all__ = [
     "FittingWeightsHook", "UsageError", "add_channels_last_argument", "add_common_arguments", "add_evidence_arguments",
     "build_runner", "draw_predictions", "dump_predictions", "existing", "load_checkpoint", "load_config",
-    "load_weights", "progress", "run_tool", "save_label_maps", "use_amp", "use_channels_last", "use_pinned_memory",
-    "use_tta", "withhold",
+    "load_weights", "progress", "run_tool", "save_label_maps", "type_name", "use_amp", "use_channels_last",
+    "use_pinned_memory", "use_tta", "withhold",
 ]
+
+
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 class UsageError(ValueError):
@@ -163,7 +166,7 @@ def existing(path: str, what: str) -> str:
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config`` and apply the common arguments.
 
-    Raises: UsageError if the file is missing or no config.
+    Raises: UsageError if the file is missing or no config, and for an option without effect.
     """
     existing(args.config, "config")
     if Path(args.config).suffix not in (".py", ".json", ".yaml", ".yml"):
@@ -172,15 +175,25 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
+        if "data_root" in args.cfg_options and "data_root" in cfg:
+            loaders = [f"{name}.dataset.data_root" for name in LOADERS if cfg.get(name)]
+            raise UsageError("--cfg-options data_root has no effect: the config's loaders hold a copy of it; give "
+                             f"{', '.join(loaders)}")
         cfg.merge_from_dict(args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg
 
 
+def type_name(cfg: Mapping, default: str = "") -> str:
+    """Class name of what a config's ``type`` says: a class, or its name with or without scope or module."""
+    kind = cfg.get("type", default)
+    return kind.split(".")[-1] if isinstance(kind, str) else kind.__name__
+
+
 def use_channels_last(cfg: Config) -> None:
     """Add ChannelsLastHook, once."""
     hooks = cfg.get("custom_hooks") or []
-    if not any(hook.get("type") == "ChannelsLastHook" for hook in hooks):
+    if not any(type_name(hook) == "ChannelsLastHook" for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type="ChannelsLastHook")]
 
 
@@ -189,7 +202,7 @@ def use_amp(cfg: Config) -> None:
 
     Raises: UsageError for another optimiser wrapper, or for mmengine's own without an accelerator.
     """
-    wrapper = cfg.optim_wrapper.get("type", "OptimWrapper")
+    wrapper = type_name(cfg.optim_wrapper, "OptimWrapper")
     if wrapper in ("GuardedOptimWrapper", "GuardedAmpOptimWrapper"):
         cfg.optim_wrapper.type = "GuardedAmpOptimWrapper"
         cfg.optim_wrapper.setdefault("dtype", "bfloat16" if get_device() == "cpu" else "float16")
@@ -222,11 +235,11 @@ def use_pinned_memory(cfg: Config) -> None:
 
     Preprocessors of other libraries are left as they are: not all of them copy without waiting.
     """
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+    for name in LOADERS:
         if cfg.get(name):
             cfg[name].setdefault("pin_memory", True)
     preprocessor = cfg.model.get("data_preprocessor") or {}
-    if preprocessor.get("type") in ("MultimodalSegDataPreProcessor", "MultimodalActionDataPreProcessor"):
+    if type_name(preprocessor) in ("MultimodalSegDataPreProcessor", "MultimodalActionDataPreProcessor"):
         preprocessor.setdefault("non_blocking", True)
 
 
@@ -249,20 +262,21 @@ def withhold(cfg: Config, modalities: Sequence[str]) -> None:
 
 
 def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """Have the visualization hook draw every prediction that it samples.
+    """Have the visualization hook draw every prediction, or those at its own ``interval``.
 
     Raises: UsageError if the config has no such hook.
     """
     hook = cfg.get("default_hooks", {}).get("visualization")
     if hook is None:
         raise UsageError("--show and --show-dir need default_hooks.visualization in the config")
-    if str(hook.get("type")).split(".")[-1] == "SegVisualizationHook":
+    if type_name(hook) == "SegVisualizationHook":
         hook.draw = True
         if show_dir:
             cfg.visualizer.save_dir = show_dir
     else:
         hook.enable = True
         hook.out_dir = show_dir
+    hook.setdefault("interval", 1)  # the libraries' own are 50 and 5000 batches
     if show:
         hook.show, hook.wait_time = True, wait_time
 

@@ -91,6 +91,9 @@ def test_strengths_arrive_as_stated_also_where_less_is_worse():
         noise_conditions(Preprocessor(), sensors, dict(sound=dict(sound_snr=(math.inf,))))
     with pytest.raises(ValueError, match="does not fit"):
         noise_conditions(Preprocessor(), sensors, dict(sound=dict(blur=(1,))))
+    for mixed in (dict(sound=dict(sound_snr=(0, 20))), dict(other=dict(gaussian=(1, 4, 4)))):
+        with pytest.raises(ValueError, match="from mild to severe"):
+            noise_conditions(Preprocessor(), sensors, mixed)
     with pytest.raises(ValueError, match="--sensor sound.kind"):
         sensors_of(Preprocessor())
     assert sensors_of(Preprocessor(), {m: dict(kind=s.kind) for m, s in sensors.items()}) == sensors
@@ -178,3 +181,5 @@ def test_a_pair_of_numbers_may_be_written_as_the_messages_write_it(pair, reposit
     assert tool.sensors_from(words) == dict(depth=dict(kind="depth", valid_range=(0.1, 10.0)))
     with pytest.raises(tool.launch.UsageError, match="such as 0.1,10.0"):
         tool.sensors_from(["depth.valid_range=near"])
+    with pytest.raises(tool.launch.UsageError, match="a:blur is there before"):
+        tool.sweep_from(["a:blur=1", "a:blur=2"])
