@@ -171,6 +171,8 @@ def test_both_tools_on_a_checkpoint_of_the_runner(tmp_path, monkeypatch, capsys)
     assert "no noise.json" in refused("evaluate_noise", config, checkpoint, *sweep, "--reference", path, *elsewhere)
     assert not (tmp_path / "elsewhere" / "noise.partial").exists(), "known before anything is evaluated"
     assert "--sensor a.kind=image" in refused("evaluate_noise", config, checkpoint, *elsewhere)
+    assert "what a level means is not stated" in refused(
+        "plot_noise", "response", config, checkpoint, "--modality", "a", *elsewhere, "--work-dir", tmp_path / "logs")
 
 
 @pytest.mark.parametrize("pair", ["0.1,10", "(0.1, 10.0)"])
