@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmfusion_plugin.analysis import Job, read_results, render, run_table
+from mmfusion_plugin.analysis import Job, add_table_arguments, read_results, render, run_table, run_table_tool
+from mmfusion_plugin.analysis.table_runs import TableError
 
 
 def write_config(folder: Path, **more: object) -> str:
@@ -127,7 +129,7 @@ def test_two_runs_of_one_file_are_refused(tmp_path):
     results = tmp_path / "table.jsonl"
     with open(results, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(RuntimeError, match="another run"):
+        with pytest.raises(TableError, match="another run"):
             run([job(tmp_path)], results)
 
 
@@ -136,6 +138,35 @@ def test_a_broken_line_is_named(tmp_path):
     results.write_text('{"key": "a"}\nnonsense\n')
     with pytest.raises(ValueError, match="line 2"):
         read_results(results)
+
+
+@pytest.mark.parametrize("content", [
+    "my notes", "my notes\nwithout end", '{"row": "no key"}', '{"key": "a"}\nmy notes', '{"key": "a"}\nmy notes\n'])
+def test_a_file_of_something_else_stays_as_it_is(tmp_path, content):
+    results = tmp_path / "notes.txt"
+    results.write_text(content)
+    with pytest.raises(TableError, match=r"notes\.txt.*another file"):
+        run([job(tmp_path)], results)
+    assert results.read_text() == content
+
+
+def test_a_record_that_lacks_its_end_alone_is_kept(tmp_path):
+    results = tmp_path / "table.jsonl"
+    run([job(tmp_path)], results)
+    results.write_text(results.read_text().rstrip())
+    assert len(read_results(results)) == 1
+    assert len(run([job(tmp_path), job(tmp_path, seed=1)], results).skipped) == 1
+    assert [r["seed"] for r in map(json.loads, results.read_text().splitlines())] == [0, 1]
+
+
+@pytest.mark.parametrize(("words", "said"), [(["--workers", "0"], "--workers 0: at least 1"), ([], "jobs repeat")])
+def test_what_a_table_command_cannot_do_is_a_line(tmp_path, capsys, words, said):
+    parser = argparse.ArgumentParser()
+    add_table_arguments(parser, "here", str(tmp_path / "table.jsonl"), "anything")
+    args = parser.parse_args([*words, "--seeds", "0", "0"])
+    assert run_table_tool(args, [job(tmp_path, seed=seed) for seed in args.seeds], [], "") == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
 
 
 def sleep(job: Job, folder: Path) -> dict:

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from without import ROOT, python
 
-from mmfusion_plugin.engine import launch
+from mmfusion_plugin.engine import GuardedOptimWrapper, launch
 
 TOY = '''
 import torch
@@ -220,6 +220,17 @@ def test_amp_switches_the_wrapper(monkeypatch):
     cfg = Config(dict(optim_wrapper=dict(type="OptimWrapper")))
     launch.use_amp(cfg)
     assert cfg.optim_wrapper == dict(type="AmpOptimWrapper", loss_scale="dynamic")
+    for kind in (GuardedOptimWrapper, "mmengine.GuardedOptimWrapper"):
+        cfg = Config(dict(optim_wrapper=dict(type=kind)))
+        launch.use_amp(cfg)
+        assert cfg.optim_wrapper == dict(type="GuardedAmpOptimWrapper", dtype="float16")
+
+
+def test_a_data_root_that_nothing_reads_is_refused(toy):
+    with (toy / "config.py").open("a") as file:
+        file.write("data_root = 'data'\n")
+    with pytest.raises(launch.UsageError, match="no effect.*train_dataloader.dataset.data_root"):
+        launch.load_config(arguments(cfg_options=dict(data_root="elsewhere")))
 
 
 def test_missing_reaches_the_model_inside_tta():
@@ -234,8 +245,9 @@ def test_missing_reaches_the_model_inside_tta():
 
 
 @pytest.mark.parametrize(("hook", "expected"), [
-    (dict(type="SegVisualizationHook"), dict(draw=True)),
-    (dict(type="VisualizationHook"), dict(enable=True, out_dir="drawn")),
+    (dict(type="SegVisualizationHook"), dict(draw=True, interval=1)),
+    (dict(type="SegVisualizationHook", interval=7), dict(draw=True)),
+    (dict(type="VisualizationHook"), dict(enable=True, out_dir="drawn", interval=1)),
 ])
 def test_show_dir_suits_the_hook_of_either_library(hook, expected):
     cfg = Config(dict(default_hooks=dict(visualization=hook), visualizer=dict()))
@@ -284,6 +296,28 @@ def test_train_resume_and_test(toy, monkeypatch):
     assert "withheld: 2" in said
 
 
+@pytest.mark.parametrize(("state", "said"), [
+    ({"line.weight": torch.ones(1, 2)}, "in 1 weights: no line.bias"),
+    ({"line.weight": torch.ones(1, 3), "line.bias": torch.ones(1)}, "in 1 weights: size mismatch for line.weight"),
+    ({"another.weight": torch.ones(1)}, "in 2 weights: no line.weight; no line.bias")])
+def test_weights_of_another_model_are_refused(toy, monkeypatch, capsys, state, said):
+    torch.save(dict(state_dict=state), "c.pth")
+    # mmengine keeps loggers by name, and names runs by the second
+    found = refused(monkeypatch, capsys, "test", "config.py", "c.pth", "--cfg-options", f"experiment_name={toy.name}")
+    assert f"c.pth does not fit the model {said}" in found
+    with pytest.raises(launch.UsageError, match=said):
+        launch.load_checkpoint(arguments(checkpoint="c.pth", out="x", cfg_options=dict(experiment_name=toy.name)))
+
+
+def test_what_a_checkpoint_holds_beside_the_models_weights_is_told(toy, capsys):
+    torch.save(dict(state_dict={"line.weight": torch.ones(1, 2), "module.line.bias": torch.ones(1),
+                                "head.bias": torch.ones(1)}), "c.pth")
+    # EMAHook knows no model before a run
+    options = dict(experiment_name=toy.name, custom_hooks=[dict(type="EMAHook")])
+    _, model, _ = launch.load_checkpoint(arguments(checkpoint="c.pth", out="evidence", cfg_options=options))
+    assert model.line.bias.item() == 1 and "1 entries that the model has not: head.bias" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_two_processes_without_gpu(toy, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(toy))
@@ -304,9 +338,9 @@ def test_two_processes_without_gpu(toy, monkeypatch):
     ("slurm_train.sh", "PARTITION JOB_NAME CONFIG"),
 ])
 def test_shell_tools_say_how_to_use_them(script, usage):
-    run = shell(script)
-    assert run.returncode == 2
-    assert usage in run.stderr
+    for words in ((), ("config.py", "--amp", "--resume", "x")):
+        run = shell(script, *words[:0 if script.startswith("slurm") else 4])
+        assert run.returncode == 2 and usage in run.stderr
 
 
 def test_slurm_train_asks_for_what_it_was_given(tmp_path, monkeypatch):

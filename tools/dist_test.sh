@@ -2,7 +2,7 @@
 # tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of tools/test.py]
 # One process per GPU; without a GPU, GPUS processes on the CPU. Several machines: NNODES, NODE_RANK, MASTER_ADDR, PORT.
 set -euo pipefail
-if [ $# -lt 3 ]; then
+if ! [[ "${3:-}" =~ ^[1-9][0-9]*$ ]]; then
     echo "usage: $0 CONFIG CHECKPOINT GPUS [arguments of tools/test.py]" >&2
     exit 2
 fi

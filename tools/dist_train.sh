@@ -2,7 +2,7 @@
 # tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
 # One process per GPU; without a GPU, GPUS processes on the CPU. Several machines: NNODES, NODE_RANK, MASTER_ADDR, PORT.
 set -euo pipefail
-if [ $# -lt 2 ]; then
+if ! [[ "${2:-}" =~ ^[1-9][0-9]*$ ]]; then
     echo "usage: $0 CONFIG GPUS [arguments of tools/train.py]" >&2
     exit 2
 fi

@@ -26,14 +26,18 @@ def main() -> None:
     except ValueError as error:
         raise launch.UsageError(str(error)) from None
     asked = embeddings.branch_conditions(list(block.modalities))
-    key = evidence.fingerprint(cfg, args.checkpoint, "branches", args.metric)
+    key = evidence.fingerprint(cfg, args.checkpoint, "branches")
     record = evidence.read_evidence(out, "branches", key)
     if record is None:
         outcomes = conditions.evaluate_conditions(
             model, cfg.test_dataloader, cfg.test_evaluator, asked, partial=out / "branches.partial", key=key,
             report=launch.progress())
         record = dict(evidence.provenance(args.config, args.checkpoint, cfg, key), head_reads=block.head_reads,
-                      **embeddings.summarise_branches(outcomes, asked, args.metric))
+                      **embeddings.summarise_branches(outcomes, asked))
+    try:
+        record["metric"] = evidence.choose_metric(list(record["rows"][0]["metrics"]), args.metric)
+    except ValueError as error:
+        raise launch.UsageError(f"--{error}") from None
     evidence.publish(out, "branches", record, embeddings.branches_markdown)
 
 

@@ -38,9 +38,11 @@ def main() -> None:
             report=launch.progress())
         record = dict(evidence.provenance(args.config, args.checkpoint, cfg, key), fill=missing.fill_of(model),
                       classes=conditions.class_names(cfg.test_dataloader),
-                      **missing.summarise_subsets(outcomes, asked, names, args.metric))
-    elif args.metric:
+                      **missing.summarise_subsets(outcomes, asked, names))
+    try:
         record["metric"] = evidence.choose_metric(list(record["mean"]), args.metric)
+    except ValueError as error:
+        raise launch.UsageError(f"--{error}") from None
     evidence.publish(out, "missing", record, missing.subsets_markdown, missing.plot_subsets)
 
 

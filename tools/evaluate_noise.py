@@ -48,7 +48,9 @@ def sweep_from(words: list[str] | None) -> dict[str, dict[str, tuple[float, ...]
         modality, _, kind = name.partition(":")
         if not (modality and kind and text):
             raise launch.UsageError(f"--sweep {word}: expected MODALITY:TYPE=S1,S2,... such as visual:gaussian=10,50")
-        found.setdefault(modality, {})[kind] = numbers(f"--sweep {word}", text)
+        if kind in found.setdefault(modality, {}):
+            raise launch.UsageError(f"--sweep {word}: {modality}:{kind} is there before; give its strengths at once")
+        found[modality][kind] = numbers(f"--sweep {word}", text)
     return found
 
 
@@ -77,6 +79,8 @@ def main() -> None:
         sensors = robustness.sensors_of(model.data_preprocessor, stated)
         asked, described = robustness.noise_conditions(
             model.data_preprocessor, sensors, sweep, not args.one_at_a_time, args.seed)
+        if reference is not None:
+            robustness.check_reference(reference, described)
     except ValueError as error:
         raise launch.UsageError(str(error)) from None
     key = evidence.fingerprint(cfg, args.checkpoint, "noise", [[c.name, c.noise] for c in asked])

@@ -34,8 +34,8 @@ def main() -> None:
     record = evidence.read_evidence(out, "embeddings", key)
     if record is None:
         dataset = conditions.build_dataset(cfg.test_dataloader)
-        step = max(1, len(dataset) // args.samples)
-        chosen = Subset(dataset, range(0, len(dataset), step)[: args.samples])
+        number = min(args.samples, len(dataset))
+        chosen = Subset(dataset, [i * len(dataset) // number for i in range(number)])
         try:
             parts, labels = embeddings.collect_parts(
                 model, cfg.test_dataloader, chosen, level=args.level, positions=args.positions, seed=args.seed,

@@ -56,20 +56,22 @@ def draw_training(args: argparse.Namespace) -> None:
 def draw_response(args: argparse.Namespace) -> None:
     launch.existing(args.checkpoint, "checkpoint")
     cfg = launch.load_config(args)
-    cfg.load_from = args.checkpoint
     runner = launch.build_runner(cfg)
-    runner.load_or_resume()
+    launch.load_weights(runner, args.checkpoint)
     loader = Runner.build_dataloader(cfg.test_dataloader, seed=0)
     levels = [int(level) if level == int(level) else level for level in args.levels]
-    rows = noise_response.respond(runner.model, loader, args.modality, args.type, levels, args.seed)
+    try:
+        rows = noise_response.respond(runner.model, loader, args.modality, args.type, levels, args.seed)
+    except ValueError as error:
+        raise launch.UsageError(str(error)) from None
     stem = Path(args.out) / f"{args.type}_{args.modality}"
     table = noise_response.write_csv(rows, f"{stem}.csv")
     found = noise_response.summarise(rows, args.modality, args.low)
     print(f"{args.type} on {args.modality}, {len(rows) // len(levels)} samples, seed {args.seed}")
     for level, mean in found["means"].items():
         print(f"  level {level:g}: predicted {mean:.2f}, weight {found['weights'][level]:.3f}")
-    print(f"Spearman per sample: {found['spearman']:.3f} over all levels, "
-          f"{found['spearman_low']:.3f} up to level {args.low:g}")
+    whole, low = ("-" if found[name] != found[name] else f"{found[name]:.3f}" for name in ("spearman", "spearman_low"))
+    print(f"Spearman per sample: {whole} over all levels, {low} up to level {args.low:g}")
     print(f"level means rise strictly: {'yes' if found['rising'] else 'no'}")
     print(table, noise_response.plot_response(rows, args.modality, f"{stem}.png"), sep="\n")
 

@@ -48,6 +48,7 @@ def main() -> None:
     if args.dump:
         launch.dump_predictions(cfg, args.dump)
     runner = launch.build_runner(cfg)
+    runner.register_hook(launch.FittingWeightsHook())
     if args.missing:
         runner.logger.info(f"tested without: {', '.join(args.missing)} (--missing)")
     runner.test()

@@ -41,14 +41,14 @@ class Condition:
 
     Args:
         name: in the results.
-        missing: modalities withheld from every sample.
+        missing: modalities withheld from every sample; None leaves the config's own.
         noise: as ``data_preprocessor.test_noise``; None leaves the config's own.
         branch: of Z that SCFAE keeps, ``shared`` or ``specific``; None leaves the model as it is.
         group: neighbours of one group share what encoders made of their inputs; put such conditions in a row.
     """
 
     name: str
-    missing: tuple[str, ...] = ()
+    missing: tuple[str, ...] | None = None
     noise: Mapping[str, Mapping[str, Any]] | None = None
     branch: str | None = None
     group: str = ""
@@ -183,10 +183,10 @@ def evaluate_conditions(
         model: of either task, with a preprocessor of this plugin.
         loader, evaluator: ``test_dataloader`` and ``test_evaluator`` of the config.
         conditions: the first one's encoder outputs serve all others: let it be the complete, clean one.
-        partial: file for the state of an unfinished run; removed at the end. None: no resuming.
+        partial: file for the state of the run, for the caller to remove when the outcome is safe. None: no resuming.
         key: identity of the evaluation; a partial file of another key is an error.
         report: called with (samples done, all samples).
-        save_every: seconds between two states; an interruption writes one, too.
+        save_every: seconds between two states; the end writes one, too, and so does an interruption.
         memo: for tests: the encoders' memory, whose ``passes`` then can be read.
 
     Returns: {condition: dict(metrics={name: value}, samples=, confusion=[[int]] (label, prediction) or None,
@@ -205,29 +205,24 @@ def evaluate_conditions(
         stack.enter_context(evaluating(model))
         stack.enter_context(constant_weights(model))
         stack.enter_context(memo)
-        if report is not None:
-            report(done, len(dataset))
-        for batch in in_order(loader, dataset, done) if done < len(dataset) else ():
-            try:
-                states = {name: (run.lengths(), copy.deepcopy((run.counts.state(), run.weights)))
-                          for name, run in runs.items()}
-                number = _one_batch(model, memo, batch, conditions, runs)
-            except BaseException:
-                if partial is not None:  # what this batch has added so far would count twice
-                    _take_back(runs, states)
-                    _save(Path(partial), key, done, runs)
-                raise
-            done += number
+        sound = done, _noted(runs)  # one name: an interruption finds a number and the states that belong to it
+        try:
             if report is not None:
                 report(done, len(dataset))
-            if partial is not None and time.monotonic() - saved > save_every:
-                _save(Path(partial), key, done, runs)
-                saved = time.monotonic()
+            for batch in in_order(loader, dataset, done) if done < len(dataset) else ():
+                done += _one_batch(model, memo, batch, conditions, runs)
+                sound = done, _noted(runs)
+                if report is not None:
+                    report(done, len(dataset))
+                if partial is not None and time.monotonic() - saved > save_every:
+                    _save(Path(partial), key, done, runs)
+                    saved = time.monotonic()
+        finally:
+            if partial is not None:
+                _take_back(runs, sound[1])  # else a batch that was broken off would count twice
+                _save(Path(partial), key, sound[0], runs)
     with _quiet():
-        outcomes = {name: _outcome(run, len(dataset)) for name, run in runs.items()}
-    if partial is not None:
-        Path(partial).unlink(missing_ok=True)
-    return outcomes
+        return {name: _outcome(run, len(dataset)) for name, run in runs.items()}
 
 
 def _check(model: nn.Module, conditions: Sequence[Condition]) -> None:
@@ -241,10 +236,10 @@ def _check(model: nn.Module, conditions: Sequence[Condition]) -> None:
             f"model.data_preprocessor is {type(preprocessor).__name__}, which can neither withhold a modality nor add "
             "noise; use MultimodalSegDataPreProcessor or MultimodalActionDataPreProcessor")
     for c in conditions:
-        unknown = sorted({*c.missing, *(c.noise or {})} - set(known))
+        unknown = sorted({*(c.missing or ()), *(c.noise or {})} - set(known))
         if unknown:
             raise ValueError(f"condition {c.name!r} names {unknown}, data_preprocessor.modalities is {list(known)}")
-        if set(c.missing) >= set(known):
+        if set(c.missing or ()) >= set(known):
             raise ValueError(f"condition {c.name!r} withholds every modality of {list(known)}; leave at least one")
         if c.branch is not None and not any(isinstance(part, SCFAE) for part in model.modules()):
             raise ValueError(f"condition {c.name!r} masks a branch of SCFAE, which this model's neck does not use")
@@ -266,7 +261,7 @@ def _one_batch(
     for i, condition in enumerate(conditions):
         if i and condition.group != conditions[i - 1].group or i == 1:
             memo.start_group()
-        memo.withheld = condition.missing
+        memo.withheld = condition.missing or ()
         run = runs[condition.name]
         with _under(model, condition, before):
             data = model.data_preprocessor(copy.deepcopy(batch), False)  # samples are changed in place
@@ -313,7 +308,8 @@ def _under(model: nn.Module, condition: Condition, before: nn.ModuleList) -> Ite
     blocks = [part for part in model.modules() if isinstance(part, SCFAE)] if condition.branch else []
     branches, missing = [block.branch for block in blocks], preprocessor.test_missing
     try:
-        preprocessor.test_missing = condition.missing or missing
+        if condition.missing is not None:
+            preprocessor.test_missing = condition.missing
         if condition.noise is not None:
             preprocessor.noise.set_test_noise(condition.noise)
         for block in blocks:
@@ -335,6 +331,11 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _noted(runs: Mapping[str, _Running]) -> dict[str, Any]:
+    """What :func:`_take_back` takes back to."""
+    return {name: (run.lengths(), copy.deepcopy((run.counts.state(), run.weights))) for name, run in runs.items()}
 
 
 def _take_back(runs: Mapping[str, _Running], states: Mapping[str, Any]) -> None:

@@ -87,10 +87,14 @@ def publish(
     folder: str | Path, name: str, record: Mapping[str, Any], markdown: Callable[[Mapping[str, Any]], str],
     plot: Callable[[Mapping[str, Any], Path], Path] | None = None
 ) -> None:
-    """How every evidence command ends: the text on the screen, then the paths of its json, markdown and picture."""
+    """How every evidence command ends: the text on the screen, then the paths of its json, markdown and picture.
+
+    ``name``.partial, what the evaluation could have gone on from, is removed when the record is there.
+    """
     text = markdown(record)
     print(text)
     paths = write_evidence(folder, name, record, text)
+    Path(folder, f"{name}.partial").unlink(missing_ok=True)
     if plot is not None:
         paths.append(plot(record, Path(folder) / f"{name}.png"))
     print(*paths, sep="\n")
@@ -103,6 +107,8 @@ def read_evidence(folder: str | Path, name: str, key: str | None = None) -> dict
     """
     path = Path(folder) / f"{name}.json"
     record = read_record(path) if path.is_file() else None
+    if record is not None and "command" not in record:
+        raise EvidenceError(f"{path} is no record of one of the commands; remove it and run its command again")
     return record if record is None or key is None or record.get("key") == key else None
 
 

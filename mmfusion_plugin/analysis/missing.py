@@ -80,8 +80,10 @@ def subsets_markdown(record: Mapping[str, Any]) -> str:
     if record["mean_incomplete"]:
         rows.append(["mean of the incomplete", *cells(record["mean_incomplete"], None, ())])
     head = [f"{n} (%)" for n in names]
+    sizes = sorted({len(r["modalities"]) for r in record["rows"]})
+    which = "Every subset of" if len(sizes) == sizes[-1] else f"Subsets of {' or '.join(map(str, sizes))}"
     return (
-        f"Every subset of modalities, {record['rows'][0]['samples']} samples. Missing ones: {record['fill']}.\n\n"
+        f"{which} modalities, {record['rows'][0]['samples']} samples. Missing ones: {record['fill']}.\n\n"
         + markdown_table(["modalities", *head, "ECE, 15 bins (%)"], rows) + f"\n\n`{record['command']}`\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import base64
 import html
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,17 +65,23 @@ def write_report(work_dir: str | Path, out: str | Path | None = None) -> Path:
         out: the page (default: ``report.html`` in the work dir).
 
     Returns: the page. A section whose input is absent says which command makes it.
-    Raises: FileNotFoundError if there is no such folder; ValueError for a file that is no JSON.
+    Raises: FileNotFoundError if there is no such folder; ValueError for a file that is no record, and if ``out`` is a
+        folder.
     """
     work_dir = Path(work_dir)
+    out = work_dir / "report.html" if out is None else Path(out)
     if not work_dir.is_dir():
         raise FileNotFoundError(f"no such work dir: {work_dir}")
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder, expected a file such as {out / 'report.html'}")
     folder = work_dir / FOLDER
     config = next(iter(sorted(work_dir.glob("*.py"))), None)
     checkpoint = _latest_checkpoint(work_dir)
-    words = f"{config or 'CONFIG'} {checkpoint or 'CHECKPOINT'}"
+    trained, weights, there = (
+        shlex.quote(str(path)) for path in (config or "CONFIG", checkpoint or "CHECKPOINT", folder))
+    words = f"{trained} {weights}"
     scalars = read_logs(work_dir)
-    sections = [_curves(scalars, folder, config), _training_noise(work_dir, folder), _gradients(scalars, folder)]
+    sections = [_curves(scalars, folder, trained), _training_noise(work_dir, folder), _gradients(scalars, folder)]
     pictured: list[tuple[str, str, str, Callable]] = [
         ("Subsets of modalities", "missing", f"python tools/evaluate_missing.py {words}", missing.plot_subsets),
         ("Noise: accuracy and weights over severity", "noise", f"python tools/evaluate_noise.py {words}",
@@ -92,14 +99,13 @@ def write_report(work_dir: str | Path, out: str | Path | None = None) -> Path:
         sections.append(section)
     for title, name, command in (
             ("Branch masking", "branches", f"python tools/evaluate_branches.py {words}"),
-            ("Cost", "cost", f"python tools/benchmarks/model_cost.py {config or 'CONFIG'} --out {folder}")):
+            ("Cost", "cost", f"python tools/benchmarks/model_cost.py {trained} --out {there}")):
         record = read_evidence(folder, name)
         records.update({} if record is None else {name: record})
         sections.append(_Section(title, command, [] if record is None else [_text(folder / f"{name}.md")]))
     at = next(i for i, s in enumerate(sections) if s.title.startswith("Encoder"))
-    sections[at:at] = [_classes(records.get("missing"), folder, words), _worst(work_dir, words)]
+    sections[at:at] = [_classes(records.get("missing"), folder, words), _worst(work_dir, words, there)]
     sections.append(_provenance(records, config))
-    out = work_dir / "report.html" if out is None else Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(_page(work_dir.resolve().name, sections))
     return out
@@ -126,8 +132,8 @@ def plot_curves(curves: Series, out: str | Path) -> Path:
     return save_figure(figure, out)
 
 
-def _curves(scalars: Series, folder: Path, config: Path | None) -> _Section:
-    section = _Section("Learning curves", f"python tools/train.py {config or 'CONFIG'}")
+def _curves(scalars: Series, folder: Path, trained: str) -> _Section:
+    section = _Section("Learning curves", f"python tools/train.py {trained}")
     losses = {n: p for n, p in scalars.items() if "loss" in n and not n.startswith("gradient/")}
     metrics = {n: p for n, p in scalars.items() if n.startswith("acc/") or n in ("mIoU", "mAcc", "aAcc")}
     if losses:
@@ -233,9 +239,9 @@ def _classes(record: Mapping[str, Any] | None, folder: Path, words: str) -> _Sec
     return section
 
 
-def _worst(work_dir: Path, words: str) -> _Section:
+def _worst(work_dir: Path, words: str, there: str) -> _Section:
     section = _Section("Predictions, worst first",
-                       f"python tools/show_predictions.py {words} --out {work_dir / FOLDER}   # segmentation")
+                       f"python tools/show_predictions.py {words} --out {there}   # segmentation")
     found = [p for where in (work_dir / FOLDER, work_dir / "pictures")
              for name in ("worst_first*.png", "spread*.png") for p in sorted(where.glob(name))]
     section.body = [_picture(path, path.stem.replace("_", " ")) for path in found]

@@ -15,8 +15,8 @@ from .conditions import Condition
 from .evidence import COLOURS, as_share, choose_metric, figure_panels, markdown_table, save_figure
 
 __all__ = [
-    "DEFAULT_STRENGTHS", "FORMULAS", "mean_corruption_error", "noise_conditions", "noise_markdown", "plot_noise_curves",
-    "robustness", "sensors_of", "summarise_noise",
+    "DEFAULT_STRENGTHS", "FORMULAS", "check_reference", "mean_corruption_error", "noise_conditions", "noise_markdown",
+    "plot_noise_curves", "robustness", "sensors_of", "summarise_noise",
 ]
 
 CLEAN = "clean"
@@ -102,6 +102,13 @@ def noise_conditions(
                for m, types in sweep.items() for t, strengths in types.items() for i, s in enumerate(strengths, 1)}
     if not entries:
         raise ValueError("the sweep names no strength")
+    for m, types in sweep.items():
+        for t, strengths in types.items():
+            identity = CORRUPTIONS[t].identity
+            damage = [-s if identity == math.inf else abs(s - identity) for s in strengths]
+            if any(a >= b for a, b in zip(damage, damage[1:])):
+                raise ValueError(f"{m}:{t}={','.join(f'{s:g}' for s in strengths)}: strengths go from mild to severe, "
+                                 f"{'falling' if identity == math.inf else f'away from {identity:g}'}, each once")
     (m, _, _), (noise, _) = next(iter(entries.items()))
     # level 0 changes nothing, and tells so to a neck that asks for levels
     conditions = [Condition(CLEAN, noise={m: {**noise, "level": 0}})]
@@ -152,12 +159,11 @@ def summarise_noise(
     rows = [dict(name=name, **described[name], **outcomes[name]) for name in outcomes]
     theirs = None
     if reference is not None:
+        check_reference(reference, described)
         theirs = {row["name"]: row for row in reference["rows"]}
-        lacking = [r["name"] for r in rows if r["name"] not in theirs or shown not in theirs[r["name"]]["metrics"] or
-                   theirs[r["name"]]["strengths"] != r["strengths"]]
+        lacking = [name for name in described if shown not in theirs[name]["metrics"]]
         if lacking:
-            raise ValueError(
-                f"the reference has no {shown} for {lacking[:3]}; run it with the same --sweep on the same test data")
+            raise ValueError(f"the reference has no {shown} for {lacking[:3]}; name a --metric of both")
 
     def curve(rows_: Sequence[Mapping], clean: Mapping) -> list[float]:
         return [as_share(shown, row["metrics"][shown]) for row in (clean, *rows_)]
@@ -175,6 +181,18 @@ def summarise_noise(
         summary.append(dict(target=target, type="mean", **means))
     return dict(metric=shown, formulas=FORMULAS, rows=rows, summary=summary,
                 reference=None if reference is None else reference.get("checkpoint"))
+
+
+def check_reference(reference: Mapping[str, Any], described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ValueError unless ``reference`` is a record of the sweep that ``described`` describes."""
+    try:
+        strengths = {row["name"]: row["strengths"] for row in reference["rows"] if isinstance(row["metrics"], Mapping)}
+    except (KeyError, TypeError):
+        raise ValueError("the reference is no noise.json: expected rows with name, strengths and metrics") from None
+    lacking = [name for name, row in described.items() if strengths.get(name) != row["strengths"]]
+    if lacking:
+        raise ValueError(f"the reference has no row, or other strengths, for {lacking[:3]}; run it with the same "
+                         "--sweep on the same test data")
 
 
 def robustness(curve: Sequence[float], reference: Sequence[float] | None = None) -> dict[str, float | None]:

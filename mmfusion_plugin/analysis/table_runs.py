@@ -31,9 +31,10 @@ from typing import Any, TextIO
 import torch
 
 __all__ = [
-    "Job", "Summary", "kept_runner", "kept_weights", "read_results", "run_table", "train_and_evaluate",
+    "Job", "Summary", "TableError", "kept_runner", "kept_weights", "read_results", "run_table", "train_and_evaluate",
 ]
 
+BEGINNING = b'{"key": "'  # of every record
 # read once, when a process starts
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}  # glibc keeps what is freed: engine.memory
@@ -87,6 +88,10 @@ class Job:
         return f"{self.settings()}-{self.seed}"
 
 
+class TableError(ValueError):
+    """A table cannot be run or read as asked. The message says what to change."""
+
+
 RunJob = Callable[[Job, Path], dict[str, Any]]
 
 
@@ -103,20 +108,35 @@ class Summary:
 
 
 def read_results(path: str | Path) -> list[dict[str, Any]]:
-    """Results in file order. A last line without its end (a killed run) is left out.
+    """Results in file order. A last line that breaks off (a killed run) is left out.
 
-    Raises: ValueError naming the line if another one is no JSON.
+    Raises: TableError naming the line if another one is no record.
     """
     path = Path(path)
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
+    return _records(path, _whole_lines(path.read_bytes())) if path.exists() else []
+
+
+def _whole_lines(content: bytes) -> list[bytes]:
+    """All lines but a last one that breaks off; one that lacks its end alone is whole."""
+    *lines, last = content.split(b"\n")
+    try:
+        json.loads(last)
+    except (ValueError, RecursionError):
+        return lines
+    return [*lines, last]
+
+
+def _records(path: Path, lines: Sequence[bytes]) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(dict(json.loads(line)))
+            record = dict(json.loads(line))
+            if "key" not in record:
+                raise ValueError("it has no key")
         except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number} is no record in JSON ({error}); remove that line") from error
+            raise TableError(f"{path}, line {number} is no record in JSON ({error}); remove that line, or choose "
+                             "another file") from error
+        records.append(record)
     return records
 
 
@@ -158,16 +178,27 @@ def _failures_path(results: Path) -> Path:
 
 @contextmanager
 def _append_only(path: Path):
-    """The results file, opened by us alone, its torn last line cut off."""
+    """The results file, opened by us alone, its torn last line cut off.
+
+    Raises: TableError if another run has it, or for a file of something else, which stays as it is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeError(f"another run is writing {path}; wait for it or choose another file") from None
+            raise TableError(f"another run is writing {path}; wait for it or choose another file") from None
         file.seek(0)
         content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+        lines = _whole_lines(content)
+        _records(path, lines)
+        whole = b"".join(line + b"\n" for line in lines)
+        torn = content[len(whole):]
+        if torn[:len(BEGINNING)] != BEGINNING[:len(torn)]:
+            raise TableError(f"{path} ends in what is no record; remove its last line, or choose another file")
+        if len(whole) > len(content):
+            file.write(b"\n")
+        file.truncate(len(whole))
         yield file
 
 
@@ -201,15 +232,17 @@ def run_table(
             :func:`train_and_evaluate`.
         out: where progress is printed (default: stdout).
 
-    Raises: ValueError for two jobs with the same settings and seed; RuntimeError if another run is
-        writing the same file.
+    Raises: TableError for two jobs with the same settings and seed, fewer than one worker, if another run is
+        writing the same file, and if that file holds something else.
     """
+    if workers < 1:
+        raise TableError(f"--workers {workers}: at least 1")
     results, out = Path(results), out or sys.stdout
     run_job = run_job or train_and_evaluate
     keyed = {job.key(): job for job in jobs}
     if len(keyed) < len(jobs):
         names = [f"{job.row} seed {job.seed}" for job in jobs]
-        raise ValueError(f"{len(jobs) - len(keyed)} jobs repeat the settings and seed of another: {names}")
+        raise TableError(f"{len(jobs) - len(keyed)} jobs repeat the settings and seed of another: {names}")
     summary = Summary()
     with _append_only(results) as file:
         done = {record["key"] for record in read_results(results)}

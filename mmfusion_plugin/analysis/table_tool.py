@@ -10,7 +10,7 @@ from typing import Any
 
 from .evidence import markdown_table
 from .table_columns import Column, render
-from .table_runs import Job, read_results, run_table, train_and_evaluate
+from .table_runs import Job, TableError, read_results, run_table, train_and_evaluate
 
 __all__ = ["add_table_arguments", "fusion_rows", "neck_options", "run_table_tool", "single_modality",
            "with_and_without_dropout"]
@@ -128,21 +128,25 @@ def run_table_tool(
         print(f"--rows {unknown}: the table has {names}", file=sys.stderr)
         return 2
     table = [job for job in table if args.rows is None or job.row in args.rows]
-    if args.list_rows:
-        print(listed(table, read_results(args.out)))
-        return 0
-    failed = []
-    if not args.render_only:
-        run_job = functools.partial(train_and_evaluate, keep=args.keep, examine=examine)
-        failed = run_table(
-            table, args.out, run_job, workers=args.workers, retry_failed=args.retry_failed).failed
-    if args.render or args.render_only:
-        keys = {job.key() for job in table}
-        records = [record for record in read_results(args.out) if record["key"] in keys]
-        records = records if derive is None else [derive(r) for r in records]
-        print(render(records, columns, names, metric, scale, more) if draw is None else draw(records))
-        print(f"\n{note}\nBold: within one standard deviation of the column's best.")
-    if failed:
-        print(f"{len(failed)} trainings failed; see {Path(args.out).stem}.failures.jsonl beside {args.out}",
-              file=sys.stderr)
-    return 1 if failed else 0
+    try:
+        if args.list_rows:
+            print(listed(table, read_results(args.out)))
+            return 0
+        failed = []
+        if not args.render_only:
+            run_job = functools.partial(train_and_evaluate, keep=args.keep, examine=examine)
+            failed = run_table(
+                table, args.out, run_job, workers=args.workers, retry_failed=args.retry_failed).failed
+        if args.render or args.render_only:
+            keys = {job.key() for job in table}
+            records = [record for record in read_results(args.out) if record["key"] in keys]
+            records = records if derive is None else [derive(r) for r in records]
+            print(render(records, columns, names, metric, scale, more) if draw is None else draw(records))
+            print(f"\n{note}\nBold: within one standard deviation of the column's best.")
+        if failed:
+            print(f"{len(failed)} trainings failed; see {Path(args.out).stem}.failures.jsonl beside {args.out}",
+                  file=sys.stderr)
+        return 1 if failed else 0
+    except TableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2

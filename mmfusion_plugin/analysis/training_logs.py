@@ -17,17 +17,24 @@ def find_logs(work_dir: str | Path) -> list[Path]:
 def read_logs(work_dir: str | Path) -> Series:
     """{name: [(step, value)]} of every number logged in a work dir; {} without logs.
 
-    A step that was trained again after resuming counts as it was then. A last line without its end (a killed run) is
+    A step that was trained again after resuming counts as it was then. A log that begins where, or before, those before
+    it did is of another training: they are left out. A last line without its end (a killed run) is
     left out.
 
     Raises: ValueError naming file and line where another line is no record of a step.
     """
     found: dict[str, dict[int, float]] = {}
     for log in find_logs(work_dir):
+        new: dict[str, dict[int, float]] = {}
         for step, scalars in _records(log):
             for name, value in scalars.items():
                 if isinstance(value, (int, float)) and name not in ("step", "iter", "epoch"):
-                    found.setdefault(name, {})[step] = float(value)
+                    new.setdefault(name, {})[step] = float(value)
+        shared = found.keys() & new.keys()
+        if shared and all(min(new[name]) <= min(found[name]) for name in shared):
+            found = {}
+        for name, points in new.items():
+            found.setdefault(name, {}).update(points)
     return {name: sorted(points.items()) for name, points in found.items()}
 
 

@@ -58,6 +58,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._validation_due = False
         self._batches: NumberedBatches | None = None
         self._skipped = 0
+        self._began = -1, 0  # the running epoch, and the iteration of its first batch
 
     # --- which checkpoint to go on from
 
@@ -95,8 +96,8 @@ class SafeCheckpointHook(CheckpointHook):
         self._resumed = checkpoint.get(STATE)
         if self._resumed is None:
             runner.logger.warning(
-                "the checkpoint holds no random states (another hook wrote it): training goes on, but not exactly as "
-                "an unbroken run"
+                "the checkpoint holds no random states, as best ones and those of another hook: training goes on, but "
+                "not exactly as an unbroken run"
             )
         elif len(self._resumed["random"]) != get_world_size():
             runner.logger.warning(
@@ -127,6 +128,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._batches.epoch = runner.epoch
+        self._began = runner.epoch, 0 if self._batches.endless else runner.iter - self._skipped
         if not self._skipped:
             return
         loop, skipped = runner.train_loop, self._skipped
@@ -170,14 +172,29 @@ class SafeCheckpointHook(CheckpointHook):
             loop.dataloader_iterator = ResumedBatches(loader, loop.iter)
             return
         loop.dataloader = loader
-        self._skipped = 0 if self._resumed is None else loop.iter - loop.epoch * len(loader)
-        then = None if self._resumed is None else self._resumed["batches_per_epoch"]
-        if self._skipped and then != len(loader):
+        if self._resumed is not None:
+            self._skipped = self._batches_done(loop)
+
+    def _batches_done(self, loop: EpochBasedTrainLoop) -> int:
+        """Batches to skip: what its epoch has had; all of them where it had ended the epoch."""
+        then, now = self._resumed, self._layout(loop)
+        # absent from checkpoints of before 2026-11-26
+        done = then.get("batches_done", loop.iter - loop.epoch * then["batches_per_epoch"])
+        if done in (0, then["batches_per_epoch"]):
+            return done and now["batches_per_epoch"]
+        then = {key: then.get(key, value) for key, value in now.items()}
+        if then != now:
             raise ValueError(
-                f"the checkpoint was written after iteration {loop.iter}, within an epoch of {then} batches; an epoch "
-                f"now has {len(loader)}. Resume with the batch size, data and number of processes of then, or from a "
-                "checkpoint at the end of an epoch"
+                f"the checkpoint was written after iteration {loop.iter}, {done} batches into an epoch of {then}; now "
+                f"they are {now}. Resume with train_dataloader.batch_size, data and number of processes of then, or "
+                "from a checkpoint at the end of an epoch"
             )
+        return done
+
+    def _layout(self, loop: EpochBasedTrainLoop | IterBasedTrainLoop) -> dict[str, int | None]:
+        """What has to be the same for a place in an epoch to be the same."""
+        return dict(batches_per_epoch=len(loop.dataloader), batch_size=self._batches.batch_size,
+                    samples=len(loop.dataloader.dataset), processes=get_world_size())
 
     @torch.no_grad()
     def _restore(self, runner: Runner) -> None:
@@ -206,7 +223,7 @@ class SafeCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = os.path.join(self.out_dir, name)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
-        self._state = self._resume_state(runner)
+        self._state = self._resume_state(runner, meta)
         try:
             self._write(runner, name, save_optimizer=self.save_optimizer, meta=meta, by_epoch=self.by_epoch,
                         save_param_scheduler=self.save_param_scheduler, **self.args)
@@ -248,7 +265,8 @@ class SafeCheckpointHook(CheckpointHook):
                 self.best_ckpt_path = path
             self._write(runner, name, save_optimizer=False, save_param_scheduler=False, meta=dict(meta), by_epoch=False)
             runner.logger.info(f"best {key} so far, {metrics[key]:0.4f}: {name}")
-            if previous and previous != path:
+            # a resumed checkpoint of another run names that run's best one
+            if previous and previous != path and Path(previous).parent.resolve() == Path(self.out_dir).resolve():
                 outdated.append(previous)
         if improved and self.last_ckpt is not None:
             # once more, with the new best score; before the old best is gone, which the earlier one names
@@ -277,14 +295,15 @@ class SafeCheckpointHook(CheckpointHook):
                 "earlier checkpoints are untouched: make room, or set default_hooks.checkpoint.out_dir, and resume"
             ) from error
 
-    def _resume_state(self, runner: Runner) -> dict:
+    def _resume_state(self, runner: Runner, meta: dict) -> dict:
+        epoch, first = self._began
         own = self._before_validation or random_states()
         # BatchNorm's statistics are each rank's own; mmengine saves rank 0's
         buffers = {name: x.detach().cpu().clone() for name, x in _bare(runner.model).named_buffers()}
         return dict(
             random=all_gather_object(own), buffers=all_gather_object(buffers) if get_world_size() > 1 else None,
             validation_due=self._validation_due,
-            batches_per_epoch=len(runner.train_loop.dataloader),
+            batches_done=meta["iter"] - first if meta["epoch"] == epoch else 0, **self._layout(runner.train_loop),
             sampler_seed=getattr(self._batches.sampler, "seed", None))
 
     def _validation_follows(self, runner: Runner) -> bool:

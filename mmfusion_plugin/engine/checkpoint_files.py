@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from string import Formatter
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ def candidates(work_dir: str | Path, out_dir: str | Path, template: str) -> list
     Args:
         work_dir: holds ``last_checkpoint``.
         out_dir: holds the checkpoints.
-        template: their name with ``{}`` for the number, ``epoch_{}.pth``.
+        template: their name with a field for the number, ``epoch_{}.pth`` or ``iter_{:06d}.pth``.
     """
     found = []
     pointer = Path(work_dir) / POINTER
@@ -118,11 +119,12 @@ def candidates(work_dir: str | Path, out_dir: str | Path, template: str) -> list
         named = Path(pointer.read_text(encoding="utf-8", errors="replace").strip())
         # a work folder that was moved holds the file beside a pointer to where it was
         found += [path for path in (named, Path(out_dir) / named.name) if path.name]
-    head, tail = (re.escape(part) for part in template.split("{}"))
+    name = "".join(re.escape(text) + ("" if field is None else r"(\d+)")
+                   for text, field, _, _ in Formatter().parse(template))
     numbered = {}
     for path in Path(out_dir).glob("*") if Path(out_dir).is_dir() else ():
-        if match := re.fullmatch(f"{head}(\\d+){tail}", path.name):
-            numbered[int(match[1])] = path
+        if match := re.fullmatch(name, path.name):
+            numbered[tuple(map(int, match.groups()))] = path
     found += [numbered[number] for number in sorted(numbered, reverse=True)]
     # after a power cut the pointer may hold any bytes, which Path.is_file would not take
     return list(dict.fromkeys(path for path in found if os.path.isfile(path) or path is found[0]))

@@ -9,24 +9,31 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import ProgressBar
 
 from .checkpoint_files import CheckpointError
 from .memory import ConstantWeightsHook, keep_freed_memory
 
 __all__ = [
-    "UsageError", "add_channels_last_argument", "add_common_arguments", "add_evidence_arguments", "build_runner",
-    "draw_predictions", "dump_predictions", "existing", "load_checkpoint", "load_config", "progress", "run_tool",
-    "save_label_maps", "use_amp", "use_channels_last", "use_pinned_memory", "use_tta", "withhold",
+    "FittingWeightsHook", "UsageError", "add_channels_last_argument", "add_common_arguments", "add_evidence_arguments",
+    "build_runner", "draw_predictions", "dump_predictions", "existing", "load_checkpoint", "load_config",
+    "load_weights", "progress", "run_tool", "save_label_maps", "type_name", "use_amp", "use_channels_last",
+    "use_pinned_memory", "use_tta", "withhold",
 ]
+
+
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 class UsageError(ValueError):
@@ -77,16 +84,57 @@ def load_checkpoint(args: argparse.Namespace) -> tuple[Config, torch.nn.Module, 
 
     Logs go below that folder, so that the training's own stay apart.
 
-    Raises: UsageError if a file is missing.
+    Raises: UsageError if a file is missing, or the weights are another model's.
     """
     existing(args.checkpoint, "checkpoint")
     out = Path(args.out) if args.out else Path(args.checkpoint).parent / "evidence"
     args.work_dir = args.work_dir or str(out / "logs")
     cfg = load_config(args)
-    cfg.load_from, cfg.resume = args.checkpoint, False
     runner = build_runner(cfg)
-    runner.load_or_resume()
+    load_weights(runner, args.checkpoint)
     return cfg, runner.model, out
+
+
+def load_weights(runner: Runner, path: str) -> None:
+    """Load a checkpoint for an evaluation; what it holds beside the model's state is a warning.
+
+    Raises: UsageError if the weights are another model's.
+    """
+    unexpected = _fit(runner.model, CheckpointLoader.load_checkpoint(path, map_location="cpu"), path)
+    if unexpected:
+        runner.logger.warning(f"{path} holds {len(unexpected)} entries that the model has not: "
+                              f"{', '.join(unexpected[:3])}")
+
+
+class FittingWeightsHook(Hook):
+    """What mmengine's Runner loads for a test has to be this model's: it would warn, and test random weights.
+
+    Raises: UsageError if the weights are another model's.
+    """
+
+    priority = "VERY_HIGH"
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping) -> None:
+        _fit(runner.model, checkpoint, runner._load_from)
+
+
+def _fit(model: torch.nn.Module, checkpoint: Mapping, path: str) -> list[str]:
+    """Load ``checkpoint``. Returns the names of what the model has not."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    state = checkpoint.get("state_dict", checkpoint)
+    try:
+        found = model.load_state_dict({name.removeprefix("module."): x for name, x in state.items()}, strict=False)
+        # training alone reads the preprocessor's state and whole numbers: counters and seeds
+        own = {name for name, x in model.state_dict().items()
+               if x.is_floating_point() and not name.startswith("data_preprocessor.")}
+        wrong = [f"no {name}" for name in found.missing_keys if name in own]
+    except RuntimeError as error:  # a line for each weight of another shape
+        wrong = [line.strip() for line in str(error).splitlines()[1:]]
+    if wrong:
+        raise UsageError(f"{path} does not fit the model in {len(wrong)} weights: {'; '.join(wrong[:3])}; give the "
+                         "config, and the --cfg-options, of its training")
+    return found.unexpected_keys
 
 
 def progress() -> Callable[[int, int], None]:
@@ -118,7 +166,7 @@ def existing(path: str, what: str) -> str:
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config`` and apply the common arguments.
 
-    Raises: UsageError if the file is missing or no config.
+    Raises: UsageError if the file is missing or no config, and for an option without effect.
     """
     existing(args.config, "config")
     if Path(args.config).suffix not in (".py", ".json", ".yaml", ".yml"):
@@ -127,15 +175,25 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
+        if "data_root" in args.cfg_options and "data_root" in cfg:
+            loaders = [f"{name}.dataset.data_root" for name in LOADERS if cfg.get(name)]
+            raise UsageError("--cfg-options data_root has no effect: the config's loaders hold a copy of it; give "
+                             f"{', '.join(loaders)}")
         cfg.merge_from_dict(args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg
 
 
+def type_name(cfg: Mapping, default: str = "") -> str:
+    """Class name of what a config's ``type`` says: a class, or its name with or without scope or module."""
+    kind = cfg.get("type", default)
+    return kind.split(".")[-1] if isinstance(kind, str) else kind.__name__
+
+
 def use_channels_last(cfg: Config) -> None:
     """Add ChannelsLastHook, once."""
     hooks = cfg.get("custom_hooks") or []
-    if not any(hook.get("type") == "ChannelsLastHook" for hook in hooks):
+    if not any(type_name(hook) == "ChannelsLastHook" for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type="ChannelsLastHook")]
 
 
@@ -144,7 +202,7 @@ def use_amp(cfg: Config) -> None:
 
     Raises: UsageError for another optimiser wrapper, or for mmengine's own without an accelerator.
     """
-    wrapper = cfg.optim_wrapper.get("type", "OptimWrapper")
+    wrapper = type_name(cfg.optim_wrapper, "OptimWrapper")
     if wrapper in ("GuardedOptimWrapper", "GuardedAmpOptimWrapper"):
         cfg.optim_wrapper.type = "GuardedAmpOptimWrapper"
         cfg.optim_wrapper.setdefault("dtype", "bfloat16" if get_device() == "cpu" else "float16")
@@ -177,11 +235,11 @@ def use_pinned_memory(cfg: Config) -> None:
 
     Preprocessors of other libraries are left as they are: not all of them copy without waiting.
     """
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+    for name in LOADERS:
         if cfg.get(name):
             cfg[name].setdefault("pin_memory", True)
     preprocessor = cfg.model.get("data_preprocessor") or {}
-    if preprocessor.get("type") in ("MultimodalSegDataPreProcessor", "MultimodalActionDataPreProcessor"):
+    if type_name(preprocessor) in ("MultimodalSegDataPreProcessor", "MultimodalActionDataPreProcessor"):
         preprocessor.setdefault("non_blocking", True)
 
 
@@ -204,20 +262,21 @@ def withhold(cfg: Config, modalities: Sequence[str]) -> None:
 
 
 def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """Have the visualization hook draw every prediction that it samples.
+    """Have the visualization hook draw every prediction, or those at its own ``interval``.
 
     Raises: UsageError if the config has no such hook.
     """
     hook = cfg.get("default_hooks", {}).get("visualization")
     if hook is None:
         raise UsageError("--show and --show-dir need default_hooks.visualization in the config")
-    if str(hook.get("type")).split(".")[-1] == "SegVisualizationHook":
+    if type_name(hook) == "SegVisualizationHook":
         hook.draw = True
         if show_dir:
             cfg.visualizer.save_dir = show_dir
     else:
         hook.enable = True
         hook.out_dir = show_dir
+    hook.setdefault("interval", 1)  # the libraries' own are 50 and 5000 batches
     if show:
         hook.show, hook.wait_time = True, wait_time
 

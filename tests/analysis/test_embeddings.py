@@ -132,11 +132,16 @@ def test_both_tools(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mmaction")
     pytest.importorskip("sklearn")
     config, checkpoint = tiny.trained_features(tmp_path, monkeypatch)
-    run_tool(monkeypatch, "plot_embeddings", config, checkpoint)
+    run_tool(monkeypatch, "plot_embeddings", config, checkpoint, "--samples", 8)
     folder = tmp_path / "run" / "evidence"
     record = json.loads((folder / "embeddings.json").read_text())
-    assert record["labels"] == [i % 3 for i in range(12)] and len(record["tsne"]["points"]) == 36
+    evenly = [0, 1, 3, 4, 6, 7, 9, 10]
+    assert record["labels"] == [i % 3 for i in evenly] and len(record["tsne"]["points"]) == 24
     assert (folder / "embeddings.png").stat().st_size > 1000
     run_tool(monkeypatch, "evaluate_branches", config, checkpoint)
     record = json.loads((folder / "branches.json").read_text())
     assert len(record["rows"]) == 3 * 4 and record["metric"] == "acc/fused_top1"
+    assert not (folder / "branches.partial").exists()
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, "evaluate_branches", config, checkpoint, "--metric", "nothing")
+    assert "--metric 'nothing': test_evaluator reports" in capsys.readouterr().err

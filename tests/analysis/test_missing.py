@@ -114,7 +114,9 @@ def test_an_interrupted_evaluation_goes_on_behind_its_last_batch(tmp_path):
     seen = []
     again = evaluate_conditions(model, loader, evaluator, asked, partial=partial, key="k",
                                 report=lambda done, total: seen.append((done, total)))
-    assert seen == [(8, 10), (10, 10)] and again == whole and not partial.exists()
+    assert seen == [(8, 10), (10, 10)] and again == whole
+    kept = evaluate_conditions(model, loader, evaluator, asked, partial=partial, key="k", memo=memo)
+    assert kept == whole and memo.passes["audio"] == 2, "until its file is removed, the outcome costs nothing"
 
 
 def test_what_was_broken_off_in_the_middle_of_a_batch_counts_once(tmp_path):
@@ -135,6 +137,46 @@ def test_what_was_broken_off_in_the_middle_of_a_batch_counts_once(tmp_path):
         evaluate_conditions(model, loader, evaluator, asked, partial=tmp_path / "x", key="k")
     model.predict = predict
     assert evaluate_conditions(model, loader, evaluator, asked, partial=tmp_path / "x", key="k") == whole
+
+
+@pytest.mark.parametrize("moment", ["report", "states"])
+def test_an_interruption_between_two_batches_counts_once(tmp_path, monkeypatch, moment):
+    pytest.importorskip("mmaction")
+    model, loader, evaluator = tiny.recognition()
+    asked = subset_conditions(["visual", "audio"])
+    whole = evaluate_conditions(model, loader, evaluator, asked)
+    noted, calls = Counts.state, []
+
+    def breaks(counts):
+        calls.append(1)
+        if len(calls) == 3 * len(asked) - 1:  # behind the second batch, before it is noted as a whole
+            raise KeyboardInterrupt
+        return noted(counts)
+
+    def report(done, total):
+        if done == 8:
+            raise KeyboardInterrupt
+
+    if moment == "states":
+        monkeypatch.setattr(Counts, "state", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_conditions(model, loader, evaluator, asked, partial=tmp_path / "x", key="k",
+                            report=report if moment == "report" else None)
+    seen = []
+    again = evaluate_conditions(model, loader, evaluator, asked, partial=tmp_path / "x", key="k",
+                                report=lambda done, total: seen.append(done))
+    assert again == whole and seen[0] == (8 if moment == "report" else 4)
+
+
+def test_the_complete_row_is_complete_whatever_the_config_withholds():
+    pytest.importorskip("mmaction")
+    model, loader, evaluator = tiny.recognition()
+    asked = [*subset_conditions(["visual", "audio"]), Condition("as configured")]
+    whole = evaluate_conditions(model, loader, evaluator, asked)
+    model.data_preprocessor.test_missing = ("audio",)
+    found = evaluate_conditions(model, loader, evaluator, asked)
+    assert found["visual + audio"] == whole["visual + audio"] != whole["visual"]
+    assert found["as configured"] == whole["visual"] and model.data_preprocessor.test_missing == ("audio",)
 
 
 def test_conditions_that_do_not_fit_are_named():
@@ -194,6 +236,8 @@ def test_the_own_head_of_a_withheld_modality_shows_no_accuracy():
     outcomes = {c.name: dict(metrics={"acc/fused_top1": 0.5, "acc/a_top1": 0.25, "acc/b_top1": 0.75}, samples=4,
                              calibration_error=0.1) for c in conditions}
     record = dict(summarise_subsets(outcomes, conditions, ["a", "b"]), fill="zeros", command="x")
+    assert subsets_markdown(record).startswith("Every subset of modalities")
+    assert subsets_markdown(dict(record, rows=record["rows"][:1])).startswith("Subsets of 2 modalities")
     lines = [line for line in subsets_markdown(record).splitlines() if line.startswith("| ")]
     assert lines[2:] == ["| a + b | 50.0 | 25.0 | 75.0 | 10.0 |", "| a | 50.0 | 25.0 | - | 10.0 |",
                          "| b | 50.0 | - | 75.0 | 10.0 |", "| mean of all | 50.0 | - | - | - |",

@@ -93,6 +93,33 @@ def test_a_full_folder_shows_everything_and_fetches_nothing(tmp_path):
     assert "iter_2.pth" in page.sections["encoder-damage"], "the command names what is there"
 
 
+def test_two_trainings_of_one_folder_make_no_common_curve(tmp_path):
+    log(tmp_path, "1", [dict(loss=9.0, old=1.0, step=i) for i in (10, 20, 30)])
+    log(tmp_path, "2", [dict(loss=1.0, step=i) for i in (10, 20)])
+    log(tmp_path, "3", [dict(loss=2.0, step=20), dict(mIoU=50.0, step=1)])
+    assert read_logs(tmp_path) == dict(loss=[(10, 1.0), (20, 2.0)], mIoU=[(1, 50.0)])
+
+
+def test_files_that_are_no_evidence_or_no_page_are_named(tmp_path, monkeypatch, capsys):
+    def refused(*words):
+        with pytest.raises(SystemExit) as stop:
+            run_tool(monkeypatch, "report", *words)
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    assert "is a folder" in refused(tmp_path, "--out", tmp_path)
+    write_evidence(tmp_path / "evidence", "missing", {}, "")
+    assert "missing.json is no record" in refused(tmp_path)
+
+
+def test_commands_on_the_page_can_be_pasted(tmp_path):
+    work_dir = tmp_path / "my run"
+    work_dir.mkdir()
+    (work_dir / "iter_2.pth").touch()
+    assert f"evaluate_branches.py CONFIG '{work_dir}/iter_2.pth'" in Page(
+        write_report(work_dir).read_text()).sections["branch-masking"]
+
+
 def test_classes_are_bars_of_iou_or_a_matrix(tmp_path):
     import cv2
 

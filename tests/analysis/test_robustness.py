@@ -13,6 +13,7 @@ from running import run_tool
 
 from mmfusion_plugin.analysis.conditions import EncoderMemo, evaluate_conditions, in_order
 from mmfusion_plugin.analysis.robustness import (
+    check_reference,
     noise_conditions,
     noise_markdown,
     plot_noise_curves,
@@ -90,6 +91,9 @@ def test_strengths_arrive_as_stated_also_where_less_is_worse():
         noise_conditions(Preprocessor(), sensors, dict(sound=dict(sound_snr=(math.inf,))))
     with pytest.raises(ValueError, match="does not fit"):
         noise_conditions(Preprocessor(), sensors, dict(sound=dict(blur=(1,))))
+    for mixed in (dict(sound=dict(sound_snr=(0, 20))), dict(other=dict(gaussian=(1, 4, 4)))):
+        with pytest.raises(ValueError, match="from mild to severe"):
+            noise_conditions(Preprocessor(), sensors, mixed)
     with pytest.raises(ValueError, match="--sensor sound.kind"):
         sensors_of(Preprocessor())
     assert sensors_of(Preprocessor(), {m: dict(kind=s.kind) for m, s in sensors.items()}) == sensors
@@ -120,6 +124,11 @@ def test_the_summary_against_a_reference(tmp_path):
         (by_name["visual", "gaussian"]["error"] + by_name["visual", "blur"]["error"]) / 2)
     with pytest.raises(ValueError, match="same --sweep"):
         summarise_noise(outcomes, described, reference=dict(rows=record["rows"][:2]))
+    with pytest.raises(ValueError, match="no noise.json"):
+        check_reference({}, described)
+    louder = [dict(row, strengths=dict(row["strengths"], visual=21.0)) for row in record["rows"]]
+    with pytest.raises(ValueError, match="other strengths.*clean.*same --sweep"):
+        check_reference(dict(rows=louder), described)
     assert "| visual | gaussian | 80 standard deviation, grey levels |" in noise_markdown(record)
     assert plot_noise_curves(record, tmp_path / "x.png").stat().st_size > 1000
 
@@ -134,7 +143,16 @@ def test_both_tools_on_a_checkpoint_of_the_runner(tmp_path, monkeypatch, capsys)
         run_tool(monkeypatch, *words)
         return capsys.readouterr().out
 
-    assert "12/12" in said("evaluate_missing", config, checkpoint)
+    def refused(*words: object) -> str:
+        with pytest.raises(SystemExit) as stop:
+            said(*words)
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    assert "--metric 'nothing': test_evaluator reports" in refused(
+        "evaluate_missing", config, checkpoint, "--metric", "nothing")
+    assert (folder / "missing.partial").is_file()
+    assert "12/12" not in said("evaluate_missing", config, checkpoint), "what was evaluated is summed up"
     record = json.loads((folder / "missing.json").read_text())
     assert len(record["rows"]) == 7 and record["command"].startswith("python ") and record["seed"] == 7
     assert (folder / "missing.png").is_file() and not (folder / "missing.partial").exists()
@@ -144,15 +162,17 @@ def test_both_tools_on_a_checkpoint_of_the_runner(tmp_path, monkeypatch, capsys)
     assert "12/12" in text and "| a | gaussian | 2 standard deviation, the features' own unit |" in text
     text = said("evaluate_noise", config, checkpoint, *sweep, "--reference", folder / "noise.json")
     assert "12/12" not in text and "Reference: " in text
+    path = tmp_path / "other.json"
     for content in ("{", "[]", "[" * 100_000, b"\xff"):
-        path = tmp_path / "other.json"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        with pytest.raises(SystemExit) as stop:
-            said("evaluate_noise", config, checkpoint, *sweep, "--reference", path)
-        assert stop.value.code == 2 and "other.json" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        said("evaluate_noise", config, checkpoint, "--out", tmp_path / "elsewhere")
-    assert "--sensor a.kind=image" in capsys.readouterr().err
+        assert "other.json" in refused("evaluate_noise", config, checkpoint, *sweep, "--reference", path)
+    path.write_text("{}")
+    elsewhere = ("--out", tmp_path / "elsewhere")
+    assert "no noise.json" in refused("evaluate_noise", config, checkpoint, *sweep, "--reference", path, *elsewhere)
+    assert not (tmp_path / "elsewhere" / "noise.partial").exists(), "known before anything is evaluated"
+    assert "--sensor a.kind=image" in refused("evaluate_noise", config, checkpoint, *elsewhere)
+    assert "what a level means is not stated" in refused(
+        "plot_noise", "response", config, checkpoint, "--modality", "a", *elsewhere, "--work-dir", tmp_path / "logs")
 
 
 @pytest.mark.parametrize("pair", ["0.1,10", "(0.1, 10.0)"])
@@ -163,3 +183,5 @@ def test_a_pair_of_numbers_may_be_written_as_the_messages_write_it(pair, reposit
     assert tool.sensors_from(words) == dict(depth=dict(kind="depth", valid_range=(0.1, 10.0)))
     with pytest.raises(tool.launch.UsageError, match="such as 0.1,10.0"):
         tool.sensors_from(["depth.valid_range=near"])
+    with pytest.raises(tool.launch.UsageError, match="a:blur is there before"):
+        tool.sweep_from(["a:blur=1", "a:blur=2"])

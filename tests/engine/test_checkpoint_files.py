@@ -118,6 +118,9 @@ def test_the_newest_good_one_is_found_and_the_others_are_named(tmp_path):
     found, wrong = files.newest_good(files.candidates(moved, moved, "iter_{}.pth"))
     assert found == moved / "iter_2.pth" and "no such checkpoint" in wrong[0]
     assert files.candidates(tmp_path / "none", tmp_path / "none", "iter_{}.pth") == []
+    write(moved / "iter_000011.pth")
+    assert [p.name for p in files.candidates(moved, moved, "iter_{:06d}.pth")][2] == "iter_000011.pth"
+    assert [p.name for p in files.candidates(moved, moved, "iter_2.pth")][2:] == ["iter_2.pth"]
 
 
 @pytest.mark.parametrize("left", [b"", b"\0" * 40, b"x" * 5000, b"/y" * 5000, b"\xff\xfe/iter_3.pth", b"."])

@@ -113,11 +113,35 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_its_pointer(data, tmp_path):
     assert [p.name for p in tmp_path.glob("*.pth")] == ["iter_12.pth"]
 
 
-def test_resuming_within_an_epoch_refuses_other_batches(data, tmp_path):
+@pytest.mark.parametrize(("batches", "said"), [
+    (dict(batch_size=2), "now they are {'batches_per_epoch': 7, 'batch_size': 2"),
+    (dict(batch_size=3, drop_last=True), "now they are {'batches_per_epoch': 4, 'batch_size': 3")])
+def test_resuming_within_an_epoch_refuses_other_batches(data, tmp_path, batches, said):
     trained(tmp_path, data, die_at=4)
     loader = cases.training("recognition", tmp_path, data).train_dataloader
-    text = trained(tmp_path, data, resume=True, expect=1, train_dataloader=dict(loader, batch_size=2))
-    assert "within an epoch of 4 batches; an epoch now has 7" in text
+    text = trained(tmp_path, data, resume=True, expect=1, train_dataloader=loader | batches)
+    assert "3 batches into an epoch of {'batches_per_epoch': 4, 'batch_size': 4, 'samples': 14" in text and said in text
+
+
+@pytest.mark.parametrize("saved_by_epoch", [True, False])
+def test_batches_may_change_at_the_end_of_an_epoch(data, tmp_path, saved_by_epoch):
+    hook = dict(by_epoch=saved_by_epoch, interval=1 if saved_by_epoch else 2, max_keep_ckpts=-1)
+    trained(tmp_path, data, hook=hook, die_at=4)
+    loader = cases.training("recognition", tmp_path, data).train_dataloader
+    options = dict(hook=hook, resume=True, train_dataloader=dict(loader, batch_size=2))
+    trained(tmp_path, data, die_at=4 + 5, **options)  # within an epoch of 7 behind one of 4
+    trained(tmp_path, data, **options)
+    assert cases.final(tmp_path)["counters"] == dict(epoch=3 if saved_by_epoch else 2, iter=4 + 7 + 7)
+
+
+def test_going_on_elsewhere_leaves_the_other_runs_best_checkpoint(data, tmp_path):
+    hook = dict(by_epoch=True, interval=1, max_keep_ckpts=-1, save_best="samples", rule="greater")
+    trained(tmp_path / "first", data, hook=hook, steps=8)
+    before = sorted((tmp_path / "first").glob("*.pth"))
+    loader = cases.training("recognition", tmp_path, data).val_dataloader
+    better = loader | dict(dataset=loader.dataset | dict(number=20))
+    trained(tmp_path / "fork", data, hook=hook, resume=True, load_from=str(before[-1]), val_dataloader=better)
+    assert list((tmp_path / "fork").glob("best_*")) and sorted((tmp_path / "first").glob("*.pth")) == before
 
 
 def test_random_numbers_depend_on_seed_epoch_and_number_alone():
