@@ -12,6 +12,9 @@ from torch import Tensor
 __all__ = ["NonFiniteReports", "sample_key", "sample_name", "short"]
 
 
+FIRST, EVERY = 20, 100  # a sensor that is broken in every sample must not fill the log
+
+
 def short(source: object) -> str:
     """A file's path, ``an array`` for what was handed over in memory."""
     return str(source) if source is None or isinstance(source, (str, Path)) else "an array"
@@ -42,7 +45,7 @@ def sample_key(modalities: tuple[str, ...], data_sample) -> str | None:
 
 
 class NonFiniteReports:
-    """Warn of each file with non-finite readings once, and count them.
+    """Warn of each file with non-finite readings once, and count them; of many, each hundredth.
 
     Args:
         consequence: what becomes of them: ``they are ...``.
@@ -79,5 +82,7 @@ class NonFiniteReports:
         if name in self._reported:
             return
         self._reported.add(name)
+        if len(self._reported) > FIRST and len(self._reported) % EVERY:
+            return
         print_log(f"{name} holds {number} non-finite values; {self.consequence} (number {len(self._reported)} of such "
                   "files in this process)", logger="current", level=logging.WARNING)
