@@ -87,7 +87,7 @@ class FusionBlock(nn.Module, ABC):
         feats = self.missing_fill(feats, available)
         if weights is not None:
             check_names(self.modalities, weights, "weights")
-            if not takes_weights(self.fuse):
+            if not takes_weights(type(self).fuse):
                 feats, weights = {m: weighted(x, weights[m], available[m]) for m, x in feats.items()}, None
         blocks = split_rows(feats, available, self._widest, weights) if self.pointwise and rows_pay(feats) else []
         if blocks:

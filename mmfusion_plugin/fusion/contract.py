@@ -5,6 +5,7 @@ Axes: B batch, C channels, T time, H height, W width. Features of one modality a
 """
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,8 +169,9 @@ def weighted(x: Tensor, weight: Tensor, mask_B: Tensor) -> Tensor:
     return where_there(expand_mask(mask_B, x), x * weight.to(x.dtype), x)
 
 
+@functools.cache  # reading a signature takes as long as a small product
 def takes_weights(fuse: Callable) -> bool:
-    """Whether a fusion multiplies by the modalities' weights itself."""
+    """Whether a class's function multiplies by the modalities' weights itself."""
     return "weights" in inspect.signature(fuse).parameters
 
 

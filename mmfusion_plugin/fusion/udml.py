@@ -189,7 +189,7 @@ class UDML(nn.Module):
                 "the inner fusion drops modalities itself, after their weights: give modality_dropout to UDML instead")
         self.inner = inner
         self.modality_dropout = ModalityDropout(self.modalities, modality_dropout)
-        self.hands_weights = takes_weights(inner.forward)
+        self.hands_weights = takes_weights(type(inner).forward)
         self.quality, self.form = quality, options["form"]
         self.noise_weight, self.kl_weight = options["noise_weight"], kl_weight
         self.clean_level, self.span = clean_level, span
