@@ -42,7 +42,7 @@ def main() -> None:
             None if args.sound_in_video else args.sound_folder, args.seed, args.overwrite, args.processes,
             lambda results, total: track(results, f"decoding {total} clips", total),
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise launch.UsageError(str(error)) from error
     print(report.text())
     ann_file = (Path(args.out or args.root) / next(iter(report.lists.values()))).resolve()
