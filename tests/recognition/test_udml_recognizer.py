@@ -228,6 +228,16 @@ def test_a_batch_without_one_modality_trains(neck, share):
     assert scores_of(model, data)["fused"].shape == (4, CLASSES)
 
 
+@pytest.mark.parametrize("inner", ["ConcatFusion", "SCFAE"])
+@pytest.mark.parametrize("preset", ["released", "default"])
+@pytest.mark.parametrize("share", STAGES.values(), ids=STAGES)
+def test_a_last_batch_of_one_clip_trains(preset, inner, share):
+    model = at(build(udml_cfg(dict(preset=preset, inner=dict(type=inner, out_channels=12)))), share)
+    total, _ = model.parse_losses(losses_of(model, batch(number=1)))
+    total.backward()
+    assert total.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_the_default_reads_the_texture_of_every_clip_and_resumes():
     """Frames of a clip are one sample to the neck, whose statistics are the frames' mean."""
     cfg = udml_cfg(dict(preset="default"))
