@@ -41,8 +41,10 @@ def state(model, skip=()):
 
 
 def test_levels_reach_the_estimator_and_the_log(tmp_path):
+    inner = dict(type="ConcatFusion", out_channels=12)  # with modality dropout some samples' only weight is 1
     runner = Runner(
-        model=udml_cfg(), work_dir=str(tmp_path), default_scope="mmaction", train_dataloader=loader(True),
+        model=udml_cfg(dict(inner=inner)), work_dir=str(tmp_path), default_scope="mmaction",
+        train_dataloader=loader(True),
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=3), randomness=dict(seed=0),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.01)), custom_hooks=[dict(type="FusionScheduleHook")],
         default_hooks=dict(logger=dict(type="LoggerHook", interval=1)), experiment_name="udml-recognizer")
