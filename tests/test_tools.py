@@ -265,6 +265,8 @@ def test_out_and_dump_change_the_metric():
     assert [metric["type"] for metric in cfg.test_evaluator] == ["IoUMetric", "DumpResults"]
     with pytest.raises(launch.UsageError, match="--out needs one metric"):
         launch.save_label_maps(cfg, "maps")
+    with pytest.raises(launch.UsageError, match="mmaction2 has none of; use --dump"):
+        launch.save_label_maps(Config(dict(default_scope="mmaction", test_evaluator=dict(type="AccMetric"))), "maps")
 
 
 def test_sync_bn_is_replaced_everywhere():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 from rich.progress import track
@@ -42,13 +43,17 @@ def main() -> None:
             None if args.sound_in_video else args.sound_folder, args.seed, args.overwrite, args.processes,
             lambda results, total: track(results, f"decoding {total} clips", total),
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise launch.UsageError(str(error)) from error
     print(report.text())
-    ann_file = (Path(args.out or args.root) / next(iter(report.lists.values()))).resolve()
+    paths = {part: (Path(args.out or args.root) / name).resolve() for part, name in report.lists.items()}
     prefix = "" if args.sound_in_video else f", audio='{args.sound_folder}'"
-    print(f"In a config: dataset=dict(type='CremaDDataset', data_root='{args.root}', ann_file='{ann_file}', "
+    print(f"In a config: dataset=dict(type='CremaDDataset', data_root='{args.root}', ann_file='{paths['train']}', "
           f"data_prefix=dict(visual='{args.video_folder}'{prefix}), pipeline=...)")
+    chosen = {"train": paths["train"], "val": paths.get("val", paths["test"]), "test": paths["test"]}
+    options = [f"{part}_dataloader.dataset.{key}={value}" for part, path in chosen.items()
+               for key, value in (("data_root", Path(args.root).resolve()), ("ann_file", path))]
+    print("For configs/recognition/*_crema-d.py: --cfg-options", *map(shlex.quote, options))
 
 
 if __name__ == "__main__":

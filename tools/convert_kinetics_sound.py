@@ -40,11 +40,12 @@ def main() -> None:
             args.root, args.out, args.class_list, args.csv, args.sound, args.allow_missing_classes, args.overwrite,
             args.processes, lambda results, total: track(results, f"decoding {total} clips", total),
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise launch.UsageError(str(error)) from error
     print(report.text())
     sound = "" if args.sound is None else (
-        f", fields=['visual', 'audio', 'label'], delimiter='\\t', data_prefix=dict(visual='', audio='{args.sound}')")
+        f", fields=['visual', 'audio', 'label'], delimiter='\\t', data_prefix=dict(visual='', "
+        f"audio='{Path(args.sound).resolve()}')")
     ann_file = (Path(args.out or args.root) / next(iter(report.lists.values()))).resolve()
     print(f"In a config: dataset=dict(type='KineticsSoundDataset', class_list='{args.class_list}', "
           f"data_root='{args.root}', ann_file='{ann_file}'{sound}, pipeline=...)")

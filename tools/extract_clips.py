@@ -51,7 +51,7 @@ def main() -> None:
                 lambda clips, total: track(clips, f"extracting {total} clips", total),
             )
             print(f"{ann_file}: {report.text()}")
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise launch.UsageError(str(error)) from error
     name = os.path.basename(args.ann_file[0])
     print(f"In a config: dataset=dict(..., data_root='{args.out}', ann_file='{name}', "

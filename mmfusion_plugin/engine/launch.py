@@ -284,8 +284,10 @@ def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: f
 def save_label_maps(cfg: Config, folder: str) -> None:
     """Have the metric save predicted label maps below ``folder`` (mmsegmentation's ``--out``).
 
-    Raises: UsageError for a list of metrics.
+    Raises: UsageError for a config of mmaction2, and for a list of metrics.
     """
+    if cfg.get("default_scope") == "mmaction":
+        raise UsageError("--out saves label maps, which a config of mmaction2 has none of; use --dump FILE.pkl")
     if not isinstance(cfg.test_evaluator, dict):
         raise UsageError("--out needs one metric in test_evaluator; use --dump for a list of metrics")
     cfg.test_evaluator.output_dir = folder

@@ -28,10 +28,11 @@ from .media import (
     MediaError,
     MissingFile,
     NoStream,
-    frame_times,
+    frame_index,
     probe,
     read_frames,
     read_sound,
+    sound_span,
 )
 
 __all__ = [
@@ -92,9 +93,12 @@ def load_class_list(name: str | Path) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Raises: ValueError for what is no UTF-8 text."""
+    """Lines that end in a line feed: names may hold what ``str.splitlines`` ends a line at.
+
+    Raises: ValueError for what is no UTF-8 text.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text: {error}") from error
 
@@ -116,15 +120,21 @@ def check_clip(visual: Path, audio: Path) -> dict:
 
     Returns: ``reason`` None, or what is wrong such as ``audio: no stream``, and then ``message``; else
         ``frames``, ``seconds`` of sound and whether it is ``silent`` (digital zero throughout).
+    Raises: OSError for a file that the system does not let it open.
     """
     stream = "visual"
     try:
-        times, header = frame_times(visual), probe(visual)
+        index, header = frame_index(visual), probe(visual)
+        times = index.times
         number = max(HELD // max(header.width * header.height * 3, 1), 8)
         for start in range(0, len(times), number):
-            read_frames(visual, times[start : start + number])
+            read_frames(visual, times[start : start + number], index)
         stream = "audio"
         sound, sample_rate = read_sound(audio)
+        begin, end = sound_span(audio)
+        if begin > index.end or end < times[0]:
+            raise EmptyStream(f"{audio} has sound from {begin:.3f} s to {end:.3f} s only, its picture lasts from "
+                              f"{times[0]:.3f} s to {index.end:.3f} s")
     except MediaError as error:
         return dict(reason=f"{stream}: {REASONS.get(type(error), 'damaged')}", message=str(error))
     except av.FFmpegError as error:
@@ -143,8 +153,14 @@ def check_clips(clips: Sequence[Clip], manifest: Path, root: Path, processes: in
         progress: wraps the results, of which ``total`` come, for a progress bar.
 
     Returns: results by clip id.
-    Raises: ConversionError if a process dies, which a decoder can do on a damaged file.
+    Raises: ConversionError for a name that no list can hold, and if a process dies, which a decoder can do on a
+        damaged file; OSError for a file that the system does not let it open.
     """
+    for clip in clips:
+        for path in (clip.visual, clip.audio):
+            if any(letter in "\n\r" or "\ud800" <= letter <= "\udfff" for letter in str(path)):
+                raise ConversionError(f"{str(path)!r}: a list holds no line break and no name that is not UTF-8; "
+                                      "rename it")
     known = _read_manifest(manifest)
     keys = {clip.id: _fingerprint(clip, root) for clip in clips}
     new = [clip for clip in clips if keys[clip.id] not in known]

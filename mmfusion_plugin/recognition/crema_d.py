@@ -152,7 +152,8 @@ def convert(
         processes, progress: as in :func:`.clip_lists.check_clips`.
 
     Raises: ConversionError for folders without clips, lists that contradict the names or each other, and files
-        that exist already; FileNotFoundError for absent paths.
+        that exist already; FileNotFoundError for absent paths; OSError for files that the system does not let it
+        open.
     """
     if split not in ("usual", "speakers"):
         raise ConversionError(f"--split must be usual or speakers, got {split!r}")

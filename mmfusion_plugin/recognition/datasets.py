@@ -60,7 +60,7 @@ class AudioVisualDataset(BrokenSamples, BaseActionDataset):
             is enough for lists of indices.
 
     A sample: ``media`` {'visual': path or None, 'audio': path or None}, ``filename``, ``label`` (int),
-        ``line`` (in the list).
+        ``line`` (in the list), ``num_classes``.
     Raises: FileNotFoundError for the list and, with ``check_files``, for clips; ValueError for options that
         make no sense, a list without clips, and a line that cannot be read or names a label that is no class;
         TooManyBroken in training.
@@ -115,14 +115,17 @@ class AudioVisualDataset(BrokenSamples, BaseActionDataset):
         if not lines:
             raise ValueError(f"{path} lists no clip")
         clips = [self._clip(number, line, classes) for number, line in lines]
-        first: dict[str, int] = {}
+        first: dict[tuple, int] = {}
         for clip in clips:
-            earlier = first.setdefault(clip["filename"], clip["line"])
+            earlier = first.setdefault(tuple(clip["media"].values()), clip["line"])
             if earlier != clip["line"]:
                 raise ValueError(f"{path} lists {clip['filename']} twice, in lines {earlier} and {clip['line']}")
         if self.check_files:
             self._check(clips)
         return clips
+
+    def get_data_info(self, idx: int) -> dict:
+        return super().get_data_info(idx) | dict(num_classes=_number_of(_classes(self)))
 
     def prepare_data(self, idx: int) -> dict | None:
         try:
@@ -236,7 +239,8 @@ class FeatureDataset(BaseActionDataset):
         label_offset: the lowest label as stored, 1 for MATLAB's 1..K.
         standardize: None; ``dict(mean={m: values}, std={m: values})``; or ``dict(file=..., split=...)``: mean
             and standard deviation of each column over these rows (a column without any spread is divided by
-            1). Name the training part there in the configs of all parts: no statistics of test data.
+            1). Name the training part there in the configs of all parts: no statistics of test data. Of a part
+            that ``fold`` shares out, the rows of its ``'train'``.
         max_gib: GiB that the arrays may have unpacked.
         nonfinite: ``error``, or ``missing``: a row of a modality that holds NaN or infinity is a missing one.
         fold: None, or ``dict(number=4, index=0, part='train')`` where the file has no validation part: of every
@@ -291,8 +295,7 @@ class FeatureDataset(BaseActionDataset):
 
     def load_data_list(self) -> list[dict]:
         path = Path(self.ann_file)
-        classes = _classes(self)
-        number_of_classes = classes if isinstance(classes, int) else len(classes)
+        number_of_classes = _number_of(_classes(self))
         label_key = self._key(self.label_key, self.split)
         self._rows, self._there, others = self._load(path, self.split, {label_key: "labels"})
         numbers = {self._key(key, self.split): len(self._rows[m]) for m, key in self.arrays.items()}
@@ -333,6 +336,7 @@ class FeatureDataset(BaseActionDataset):
     def get_data_info(self, idx: int) -> dict:
         info = super().get_data_info(idx)
         row = info["row"]
+        info["num_classes"] = _number_of(_classes(self))
         info["inputs"] = {m: rows[row] for m, rows in self._rows.items()}
         info["available"] = {m: bool(there[row]) for m, there in self._there.items()}
         return info
@@ -369,10 +373,13 @@ class FeatureDataset(BaseActionDataset):
         path = Path(self.standardize["file"])
         if self.data_root and not path.is_absolute():
             path = Path(self.data_root) / path
-        rows, there, _ = self._load(path, self.standardize.get("split", self.split), {})
+        split = self.standardize.get("split", self.split)
+        rows, there, _ = self._load(path, split, {})
+        shared_out = self.fold is not None and split == self.split and path.samefile(self.ann_file)
         mean, std = {}, {}
         for m in self.arrays:
-            kept = rows[m][there[m]]
+            trains = np.arange(len(rows[m])) % self.fold["number"] != self.fold["index"] if shared_out else True
+            kept = rows[m][there[m] & trains]
             if kept.shape[-1:] != self._rows[m].shape[-1:] or not kept.size:
                 raise ValueError(
                     f"{path}: {m!r} has shape {kept.shape}, {self.ann_file} {self._rows[m].shape}; check "
@@ -410,7 +417,7 @@ class PackFeatures(BaseTransform):
         modalities: which to pack; None: all that the data set gives.
 
     Gives: ``inputs`` {m: (C,) or (T, C) float32 tensor}, ``data_samples`` with ``gt_label`` and the metainfo
-        ``filename`` and ``available``. A missing modality's tensor is a filler of zeros.
+        ``filename``, ``num_classes`` and ``available``. A missing modality's tensor is a filler of zeros.
     Raises: ValueError for a modality that the data set does not give.
     """
 
@@ -427,7 +434,8 @@ class PackFeatures(BaseTransform):
             raise ValueError(f"PackFeatures.modalities names {lacking}, dataset.arrays names {sorted(inputs)}")
         sample = ActionDataSample().set_gt_label(results["label"])
         sample.set_metainfo(
-            dict(filename=results["filename"], available={m: available[m] for m in modalities})
+            dict(filename=results["filename"], num_classes=results["num_classes"],
+                 available={m: available[m] for m in modalities})
         )
         # a copy: the rows belong to the data set
         return dict(inputs={m: torch.tensor(inputs[m]) for m in modalities}, data_samples=sample)
@@ -473,8 +481,12 @@ def _classes(dataset: BaseActionDataset) -> list[str] | int:
     return names
 
 
+def _number_of(classes: Sequence[str] | int) -> int:
+    return classes if isinstance(classes, int) else len(classes)
+
+
 def _label(text: str, classes: Sequence[str] | int, where: str) -> int:
-    number = classes if isinstance(classes, int) else len(classes)
+    number = _number_of(classes)
     if text.removeprefix("-").isdecimal():
         if not 0 <= int(text) < number:
             raise ValueError(f"{where}: label {text} is outside 0..{number - 1} ({number} classes in the config)")
@@ -517,7 +529,7 @@ def _read_npz(path: Path, keys: Sequence[str], max_gib: float) -> dict[str, np.n
             sizes = {member.filename.removesuffix(".npy"): member.file_size for member in file.zip.infolist()}
             _limit(path, sum(sizes.get(key, 0) for key in keys), max_gib)
             return {key: file[key] for key in keys}
-    except _Refused:
+    except FeatureFileError:
         raise
     # what zipfile, zlib and numpy's parser of headers raise for damaged bytes
     except (ValueError, OSError, EOFError, KeyError, SyntaxError, TypeError, NotImplementedError, RuntimeError,
@@ -532,19 +544,20 @@ def _read_mat(path: Path, keys: Sequence[str], max_gib: float) -> dict[str, np.n
     return {key: file.read(key) for key in keys}
 
 
-class _Refused(ValueError):
-    pass
+class FeatureFileError(ValueError):
+    """A file of features lacks what the config names, or holds more than it allows."""
 
 
 def _limit(path: Path, size: int, max_gib: float) -> None:
     if size > max_gib * GIB:
-        raise _Refused(f"{path}: its arrays unpack to {size / GIB:.3g} GiB, dataset.max_gib allows {max_gib:g}")
+        raise FeatureFileError(f"{path}: its arrays unpack to {size / GIB:.3g} GiB, dataset.max_gib allows {max_gib:g}")
 
 
 def _demand(path: Path, keys: Sequence[str], there: Sequence[str]) -> None:
     absent = [key for key in keys if key not in there]
     if absent:
-        raise _Refused(f"{path} holds no {absent}; it holds {sorted(there)[:30]}; see dataset.arrays, label and split")
+        raise FeatureFileError(
+            f"{path} holds no {absent}; it holds {sorted(there)[:30]}; see dataset.arrays, label and split")
 
 
 READERS = {".npz": _read_npz, ".mat": _read_mat}

@@ -25,7 +25,7 @@ from mmfusion_plugin.engine.whole_files import replace_file
 from .clip_lists import REASONS, SOUNDS, VIDEOS, ConversionError, count_reasons, read_lines
 from .datasets import AudioVisualDataset
 from .frame_folders import FRAME, MANIFEST, read_manifest
-from .media import FrameIndex, MediaError, NoStream, frame_index, read_frames, read_sound, write_wav
+from .media import FrameIndex, MediaError, NoStream, frame_index, read_frames, read_sound, sound_span, write_wav
 
 __all__ = ["ExtractionReport", "Options", "extract"]
 
@@ -106,15 +106,16 @@ def extract(
 
     Writes ``OUT/<clip>/img_00001.jpg ...``, ``OUT/<clip>.wav`` (16-bit PCM, mono), where a clip is its listed path
     without ending; their lines in ``OUT/manifest.jsonl``; and ``OUT/<name of the list>`` with lines ``<clip> label``.
-    The wav file begins at time 0 of the video: sound that sets in later has silence before it.
+    The wav file begins at time 0 of the video: sound that sets in later has silence before it, and its line says when.
 
     Args:
         overwrite: clips extracted otherwise, or since changed, are done again; other files in the way are replaced.
         processes: that decode in parallel.
         progress: wraps the clips as they are done, of which ``total`` come, for a progress bar.
 
-    Raises: ConversionError for files in the way, clips of one name, and a decoder that dies; ValueError and
-        FileNotFoundError as AudioVisualDataset does for the list.
+    Raises: ConversionError for files in the way, clips of one name or with two endings, and a decoder that dies;
+        ValueError and FileNotFoundError as AudioVisualDataset does for the list; OSError for files that the system
+        does not let it open.
     """
     options, out = options or Options(), Path(out)
     jobs, listed = _jobs(Path(data_root), ann_file, out, data_prefix, fields, delimiter, audio_suffix)
@@ -183,6 +184,11 @@ def _jobs(data_root, ann_file, out, data_prefix, fields, delimiter, audio_suffix
         clip = _without_ending(Path(os.path.relpath(info["media"][m], folder or "."))).as_posix()
         if clip.startswith("../"):
             raise ConversionError(f"{path}, line {info['line']}: {clip} would be written outside of {out}")
+        if _without_ending(Path(clip)).as_posix() != clip:
+            raise ConversionError(
+                f"{path}, line {info['line']}: the clip would be named {clip}, of which the list would lose "
+                f"{Path(clip).suffix}; rename the file"
+            )
         if clip in taken:
             raise ConversionError(
                 f"{path}: lines {taken[clip]} and {info['line']} differ only in the ending; both would be {out / clip}"
@@ -323,7 +329,7 @@ def _shrunk(picture: np.ndarray, short_side: int | None) -> np.ndarray:
 def _write_sound(path: str, target: Path, options: Options) -> dict:
     sound, sample_rate = read_sound(path, sample_rate=options.sample_rate)
     write_wav(target, sound, sample_rate)
-    return dict(seconds=round(len(sound) / sample_rate, 6), sample_rate=sample_rate)
+    return dict(seconds=round(len(sound) / sample_rate, 6), sample_rate=sample_rate, sound=sound_span(path))
 
 
 def _report(lines: Sequence[Mapping], earlier: int) -> ExtractionReport:

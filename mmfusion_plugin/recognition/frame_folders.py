@@ -17,7 +17,7 @@ import numpy as np
 
 from .media import DamagedMedia, EmptyStream, FrameIndex, MediaError, MissingFile, NoStream
 
-__all__ = ["FRAME", "MANIFEST", "absent", "folder_index", "read_folder", "read_manifest"]
+__all__ = ["FRAME", "MANIFEST", "absent", "extracted_span", "folder_index", "read_folder", "read_manifest"]
 
 MANIFEST = "manifest.jsonl"
 FRAME = "img_{:05d}.jpg"  # counted from 1, the raw-frame layout of mmaction2 and its converters
@@ -59,6 +59,24 @@ def read_folder(
     numbers = index.at(times)
     pictures = {i: _picture(Path(path) / FRAME.format(i + 1), len(index.times)) for i in sorted(set(numbers.tolist()))}
     return [pictures[i].copy() for i in numbers.tolist()], index.times[numbers]
+
+
+def extracted_span(path: str | Path) -> tuple[float, float] | None:
+    """Seconds at which the sound of an extracted clip begins and ends in its source; None for other wav files.
+
+    The wav file itself begins at time 0 of the video.
+    Raises: DamagedMedia for a line of the manifest that holds something else.
+    """
+    span = (_line_of(str(path).removesuffix(".wav")) or {}).get("sound")
+    if span is None:
+        return None
+    try:
+        begin, end = map(float, span)
+    except (TypeError, ValueError) as error:
+        raise DamagedMedia(
+            f"{path}: its line in the {MANIFEST} above it gives no span of sound; run tools/extract_clips.py again"
+        ) from error
+    return begin, end
 
 
 def absent(path: str | Path, modality: str) -> MediaError:

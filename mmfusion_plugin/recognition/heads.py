@@ -43,11 +43,13 @@ class FusionHead(BaseHead):
         aux_weight: of each modality's loss, relative to the fused one.
         average_clips: how views are averaged: ``prob`` (softmax scores) or ``score`` (logits).
         init_std: of the classifiers' weights.
-        loss_cls, label_smooth_eps, topk: as in mmaction2's BaseHead.
+        topk: k of the accuracies that training logs; None: 1, and 5 where there are more than 5 classes.
+        loss_cls, label_smooth_eps: as in mmaction2's BaseHead.
 
     Shapes: feats {'fused': (B V, C), m: (B V, C_m)}, the views of a sample in a row ->
         logits {'fused': (B V, K), m: (B V, K)}.
-    Raises: ValueError for impossible options, and for features of another width than the config says.
+    Raises: ValueError for impossible options, for features of another width than the config says, and for samples
+        of another number of classes.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class FusionHead(BaseHead):
         aux_weight: float = 0.0,
         average_clips: str = "prob",
         init_std: float = 0.01,
-        topk: int | Sequence[int] = (1, 5),
+        topk: int | Sequence[int] | None = None,
         **kwargs,
     ) -> None:
         modality_in_channels = modality_in_channels or {}
@@ -80,6 +82,8 @@ class FusionHead(BaseHead):
             )
         if kwargs.get("multi_class"):
             raise ValueError("cls_head.multi_class is not supported: FusionHead scores one class per clip")
+        if topk is None:
+            topk = (1, 5) if num_classes > 5 else 1
         super().__init__(
             num_classes, in_channels, topk=topk if isinstance(topk, int) else tuple(topk),
             average_clips=average_clips, **kwargs
@@ -120,6 +124,7 @@ class FusionHead(BaseHead):
         return fc(self.dropout(x)).float()  # mmaction2 counts the accuracy in numpy, which has no bfloat16
 
     def loss_by_feat(self, cls_scores: Mapping[str, Tensor], data_samples: list) -> dict[str, Tensor]:
+        self._check_classes(data_samples)
         views = self._views(cls_scores, data_samples)
         samples = [sample for sample in data_samples for _ in range(views)]
         losses = super().loss_by_feat(cls_scores[FUSED], samples)
@@ -139,6 +144,7 @@ class FusionHead(BaseHead):
         return super().loss_by_feat(logits[rows], [samples[i] for i in rows.tolist()])
 
     def predict_by_feat(self, cls_scores: Mapping[str, Tensor], data_samples: list) -> list:
+        self._check_classes(data_samples)
         views = self._views(cls_scores, data_samples)
         scores = {name: self.average_clip(logits, views) for name, logits in cls_scores.items()}
         available = availability(tuple(self.modality_fc), [s.metainfo for s in data_samples])
@@ -158,6 +164,15 @@ class FusionHead(BaseHead):
         """(B V, K) logits -> (B, K) scores."""
         views = cls_scores.unflatten(0, (-1, num_segs))
         return (F.softmax(views, -1) if self.average_clips == "prob" else views).mean(1)
+
+    def _check_classes(self, data_samples: list) -> None:
+        for sample in data_samples:
+            number = sample.metainfo.get("num_classes", self.num_classes)
+            if number != self.num_classes:
+                raise ValueError(
+                    f"model.cls_head.num_classes is {self.num_classes}, the data set has {number} classes; see "
+                    "dataset.metainfo.classes, num_classes or class_list"
+                )
 
     @staticmethod
     def _views(cls_scores: Mapping[str, Tensor], data_samples: list) -> int:

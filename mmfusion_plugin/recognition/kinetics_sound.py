@@ -112,7 +112,8 @@ def convert(
         progress: as in :func:`.clip_lists.check_clips`.
 
     Raises: ConversionError for a tree without clips, classes without clips, files that exist already, and
-        csv files that cannot be read; FileNotFoundError for absent paths.
+        csv files that cannot be read; FileNotFoundError for absent paths; OSError for files that the system does
+        not let it open.
     """
     root = Path(root)
     out = root if out is None else Path(out)
@@ -142,19 +143,26 @@ def convert(
             f"{root} has no clip of some classes of {name}: {report.missing_classes}; look for folders of another "
             "spelling, choose another --class-list, or accept it with --allow-missing-classes"
         )
-    clips = _without_doubles(entries, classes, report)
     if sound is not None:
-        clips = _with_sound(clips, Path(sound), classes, report)
-    results = check_clips(clips, out / "checked.jsonl", root, processes, progress)
-    kept = []
-    for clip in clips:
-        result = results[clip.id]
-        if result["reason"] is None:
-            kept.append(clip)
+        entries = _with_sound(entries, Path(sound), classes, report)
+    copies, kept = _copies(entries, classes, report), []
+    while copies:
+        clips = [first for first, *_ in copies.values()]
+        results = check_clips(clips, out / "checked.jsonl", root, processes, progress)
+        broken = {}
+        for id, (first, *others) in copies.items():
+            result = results[id]
+            if result["reason"] is not None:
+                _drop(report, first, classes, result["reason"], result["message"])
+                if others:
+                    broken[id] = others
+                continue
+            kept.append(first)
             if result["silent"]:
-                report.silent.append(clip.id)
-        else:
-            _drop(report, clip, classes, result["reason"], result["message"])
+                report.silent.append(id)
+            for clip in others:
+                _drop(report, clip, classes, LISTED_TWICE, f"the {first.split} clip {first.visual} stays")
+        copies = broken
     for split, path in lists.items():
         chosen = [clip for clip in kept if clip.split == split]
         report.kept[split] = _by_class(chosen, classes)
@@ -224,22 +232,19 @@ def _read_csv(path: Path) -> Iterable[tuple[int, dict]]:
             raise ConversionError(f"{path}, after line {reader.line_num}: no csv file in UTF-8: {error}") from error
 
 
-def _without_doubles(entries: Sequence[Clip], classes: Sequence[str], report: Report) -> list[Clip]:
-    """One clip per id: of an id in two splits the evaluated one stays, of one under two labels none."""
+def _copies(entries: Sequence[Clip], classes: Sequence[str], report: Report) -> dict[str, list[Clip]]:
+    """The files of each id, the one to keep first: of two splits the evaluated one. An id under two labels goes."""
     by_id = defaultdict(list)
     for clip in entries:
         by_id[clip.id].append(clip)
-    kept = []
-    for clips in by_id.values():
+    copies = {}
+    for id, clips in by_id.items():
         if len({clip.label for clip in clips}) > 1:
             for clip in clips:
                 _drop(report, clip, classes, TWO_LABELS)
-            continue
-        first, *others = sorted(clips, key=lambda clip: (("test", "val", "train").index(clip.split), clip.visual))
-        kept.append(first)
-        for clip in others:
-            _drop(report, clip, classes, LISTED_TWICE, f"the {first.split} clip {first.visual} stays")
-    return kept
+        else:
+            copies[id] = sorted(clips, key=lambda clip: (("test", "val", "train").index(clip.split), clip.visual))
+    return copies
 
 
 def _with_sound(clips: Sequence[Clip], folder: Path, classes: Sequence[str], report: Report) -> list[Clip]:

@@ -2,10 +2,13 @@
 
 Every time is in seconds since the start of the file: a stream's stamp times its time base, minus the
 start that the container states (0 in nearly all files). Frames and sound of one file share that clock.
+
+Every reader raises OSError for a file that the system does not let it open: no fault of the file.
 """
 from __future__ import annotations
 
 import math
+import os
 import wave
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -196,10 +199,10 @@ def _index(container: av.container.InputContainer, path: str | Path) -> FrameInd
             continue
         first = stamp if first is None else min(first, stamp)
         end = stop if end is None else max(end, stop)
-        if not packet.is_discard:
-            packets.append((stamp, packet.is_keyframe, packet.pts is None))
+        packets.append((stamp, packet.is_keyframe, packet.pts is None, packet.is_discard))
     while packets and not packets[0][1]:  # before the first key frame nothing can be decoded
         packets.pop(0)
+    packets = [packet[:3] for packet in packets if not packet[3]]  # an edit list hides frames, maybe the key frame too
     if not packets:
         _check_length(path, "media", furthest, (container.duration or 0) / MICROSECONDS, JITTER)
         if stream.frames:
@@ -219,7 +222,7 @@ def _index(container: av.container.InputContainer, path: str | Path) -> FrameInd
     times = stamps * base - origin
     return FrameIndex(
         stamps,
-        np.array([key for _, key, _ in packets]),
+        np.array([key or i == 0 for i, (_, key, _) in enumerate(packets)]),  # a hidden key frame may come before
         times,
         # AVI has no stamps for display, and libavformat's guess is wrong for two B frames in a row.
         guessed and bool(stream.codec_context.has_b_frames),
@@ -251,8 +254,8 @@ def _check_size(path: str | Path) -> None:
     with open(path, "rb") as file:
         head = file.read(8)
     declared, found = int.from_bytes(head[4:8], "little") + 8, Path(path).stat().st_size
-    # 0 and 2^32 - 1 stand for "not known" where a file was written to a pipe.
-    if head[:4] == b"RIFF" and 8 < declared < 2**32 and found < (1 - LOST) * declared:
+    # 0, 2^31 - 1 and 2^32 - 1, less a block or two, stand for "not known" where a file was written to a pipe.
+    if head[:4] == b"RIFF" and 8 < declared < 0x7FFF0000 and found < (1 - LOST) * declared:
         raise DamagedMedia(f"{path} is truncated: its header declares {declared} bytes, {found} are there")
 
 
@@ -267,7 +270,9 @@ def _decode_by_keys(container, path: str | Path, index: FrameIndex, wanted: list
         container.seek(int(index.stamps[key]), stream=stream, backward=True)
         previous = None
         for frame, whole in _pictures(container, path, stream):
-            if frame.pts is None or (previous is not None and frame.pts <= previous):
+            # A jump into intra refresh, where no frame is whole, shows nothing of the key frame.
+            late = previous is None and frame.pts is not None and frame.pts > index.stamps[key]
+            if frame.pts is None or late or (previous is not None and frame.pts <= previous):
                 return {}
             previous = frame.pts
             if frame.pts in number_of:
@@ -335,17 +340,21 @@ def read_sound(
         target = sample_rate or rate
         stop = np.inf if duration is None else start + duration
         jump = start > PREROLL and container.format.name not in INEXACT_SEEK
-        sound, begin = _decode_sound(container, path, stream, start - PREROLL if jump else 0.0, stop + PREROLL)
-    if jump and _misses(sound, begin, rate, start, stop):  # the jump, or the whole sound?
+        try:
+            sound, begin = _decode_sound(container, path, stream, start - PREROLL if jump else 0.0, stop + PREROLL)
+        except DamagedMedia:  # the file's fault, or the jump's?
+            if not jump:
+                raise
+            sound, begin = np.zeros(0, np.float32), 0.0
+    if jump and (begin > start or _misses(sound, begin, rate, start, stop)):  # the jump, or the whole sound?
         with _opened(path) as container:
             sound, begin = _decode_sound(container, path, _audio_of(container), 0.0, stop + PREROLL)
     if not len(sound):
         raise EmptyStream(f"{path} has an audio stream without a sample")
+    edge = f"begins at {begin:.3f} s" if begin >= stop else f"ends at {begin + len(sound) / rate:.3f} s"
+    nothing = EmptyStream(f"{path} has no sound between {start:.3f} s and {stop:.3f} s; its sound {edge}")
     if _misses(sound, begin, rate, start, stop):
-        raise EmptyStream(
-            f"{path} has no sound between {start:.3f} s and {stop:.3f} s; its sound covers {begin:.3f} s "
-            f"to {begin + len(sound) / rate:.3f} s"
-        )
+        raise nothing
     if not np.isfinite(sound).all():
         raise DamagedMedia(f"{path} is damaged: its sound holds values that are not finite")
     # Begin where samples of both rates coincide, so that a window equals the same part of the whole.
@@ -356,7 +365,10 @@ def read_sound(
         sound = np.concatenate([np.zeros(-offset, np.float32), sound])
         offset = 0
     number = len(sound) if duration is None else round(duration * target)
-    return np.clip(sound[offset : offset + number], -1.0, 1.0), target
+    sound = sound[offset : offset + number]
+    if not len(sound):  # less than one sample of the window
+        raise nothing
+    return np.clip(sound, -1.0, 1.0), target
 
 
 def _misses(sound: np.ndarray, begin: float, rate: int, start: float, stop: float) -> bool:
@@ -369,7 +381,7 @@ def _decode_sound(container, path, stream, start: float, stop: float) -> tuple[n
     if start > 0:
         container.seek(int((start + origin) / float(stream.time_base)), stream=stream, backward=True)
     bases = {s.index: float(s.time_base) for s in container.streams if s.time_base}
-    parts, begin, total, furthest = [], 0.0, 0, 0.0
+    parts, begin, total, due, furthest = [], 0.0, 0, 0.0, 0.0
     for packet in _demux(container, path, None):
         if packet.pts is not None and packet.stream_index in bases:
             furthest = max(furthest, (packet.pts + (packet.duration or 0)) * bases[packet.stream_index] - origin)
@@ -380,10 +392,11 @@ def _decode_sound(container, path, stream, start: float, stop: float) -> tuple[n
             at = end if frame.pts is None else float(frame.pts * frame.time_base) - origin
             if not parts:
                 begin = at
-            elif abs(at - end) > JITTER:
-                raise DamagedMedia(f"{path} is damaged: its sound jumps by {at - end:.3f} s at {end:.3f} s")
+            elif min(abs(at - end), abs(at - due)) > JITTER:  # a clock that runs a little off makes no hole
+                raise DamagedMedia(f"{path} is damaged: its sound jumps by {at - due:.3f} s at {due:.3f} s")
             parts.append(_mono(frame))
             total += len(parts[-1])
+            due = at + len(parts[-1]) / rate
         if begin + total / rate >= stop:
             return np.concatenate(parts), begin
     end = begin + total / rate
@@ -496,8 +509,10 @@ def write_wav(path: str | Path, sound: np.ndarray, sample_rate: int) -> None:
 def _opened(path: str | Path) -> Iterator[av.container.InputContainer]:
     if not Path(path).is_file():  # also refuses pipes and devices, which may never answer
         raise MissingFile(f"{path}: no such file")
+    with open(path, "rb"):  # what the system refuses, such as permission, is no fault of the file
+        pass
     try:
-        container = av.open(str(path), **ANY_METADATA)
+        container = av.open(os.path.abspath(path), **ANY_METADATA)  # "12:30.mp4" would be a protocol
     except av.FFmpegError as error:
         raise DamagedMedia(f"{path} cannot be opened as a media file: {_reason(error)}") from error
     with container:

@@ -172,6 +172,8 @@ class FusionRecognizer(BaseRecognizer):
     def _check_parts(self) -> None:
         neck, head, preprocessor = getattr(self, "neck", None), self.cls_head, self.data_preprocessor
         check_neck(neck)
+        if not hasattr(head, "score_fused"):
+            raise ValueError(f"model.cls_head {type(head).__name__} reads one feature map; use FusionHead")
         named = getattr(preprocessor, "modalities", None)
         if named is None or set(named) != set(self.modalities):
             raise ValueError(
@@ -288,10 +290,14 @@ class FusionRecognizer(BaseRecognizer):
             raise ValueError(f"backbone.modalities is {list(self.modalities)}, the batch holds {found}")
         streams, views = {}, {}
         for m in self.modalities:
-            x, ndim = inputs[m], self.input_ndim[m]
+            x, ndim, encoder = inputs[m], self.input_ndim[m], self.backbone.encoders[m]
+            if isinstance(encoder, FeatureEncoder) and x.shape[-1] != encoder.in_channels:
+                raise ValueError(
+                    f"{m!r} has shape {tuple(x.shape)}, model.backbone.in_channels.{m} is {encoder.in_channels}"
+                )
             if ndim is not None and x.ndim not in (ndim, ndim + 1):
                 raise ValueError(
-                    f"{m!r} has shape {tuple(x.shape)}, its encoder {type(self.backbone.encoders[m]).__name__} takes "
+                    f"{m!r} has shape {tuple(x.shape)}, its encoder {type(encoder).__name__} takes "
                     f"{ndim} axes, or {ndim + 1} with views in the second; set FormatShape.input_format (2D encoders: "
                     f"'NCHW', 3D: 'NCTHW') or model.input_ndim.{m}"
                 )

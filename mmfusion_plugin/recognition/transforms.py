@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 
 from mmfusion_plugin.engine.file_cache import FileCache, file_version, shared_cache
 
-from .frame_folders import absent, folder_index, read_folder
+from .frame_folders import absent, extracted_span, folder_index, read_folder
 from .media import (
     DamagedMedia,
     FrameIndex,
@@ -42,7 +42,8 @@ FAULTS = ("error", "missing")
 class LoadClip(BaseTransform):
     """Decode frames and sound of the same windows of a clip.
 
-    A window is ``clip_seconds`` long, and lies where both streams are where they overlap that long. In
+    A window is ``clip_seconds`` long, and lies where both streams are where they overlap that long; where they
+    overlap for less, it holds all of that. In
     training ``num_clips`` windows lie at random; in test mode they are spaced evenly from the first to the
     last possible one, and one alone is centred. A clip shorter than a window is one whole window.
 
@@ -69,8 +70,9 @@ class LoadClip(BaseTransform):
             is the data set's own word for a missing modality.
         test_mode: windows and frames without chance. Set it in the pipelines of validation and test.
         cache_mb: MiB of decoded clips that each process keeps, those that came first; 0: none. Where it is full, a
-            warning says so, and other clips are decoded each time. Pipelines with the same number share them. Never
-            changes a result. For small data sets, with ``persistent_workers=True``.
+            warning says so, and other clips are decoded each time. Pipelines with the same number share them. Changes
+            no result, but that sound stamped in whole milliseconds (Matroska) may move by half of one. For small data
+            sets, with ``persistent_workers=True``.
         missing_size: (H, W) of the stand-in frames of a clip without video, where its header names none. Give
             the data's own size if the pipeline does not bring all frames to one.
 
@@ -203,10 +205,13 @@ class LoadClip(BaseTransform):
         main = spans.get("visual") or spans["audio"]
         if self.clip_seconds is None:
             return np.full(self.num_clips, main[0]), main[1] - main[0]
+        length = self.clip_seconds
         first, last = max(begin for begin, _ in spans.values()), min(end for _, end in spans.values())
-        if last - first < self.clip_seconds:
-            first, last = main
-        return first + where * max(last - first - self.clip_seconds, 0.0), self.clip_seconds
+        if last - first >= length:
+            lowest, highest = first, last - length
+        else:  # what they share lies in every window; if nothing, all draws give the same one, and its fault
+            lowest, highest = max(main[0], last - length), min(first, main[1] - length)
+        return lowest + where * max(highest - lowest, 0.0), length
 
     def _frames(self, stream: _Stream, starts: np.ndarray, length: float, when: np.ndarray) -> tuple:
         return stream.frames((starts[:, None] + when * length).reshape(-1))
@@ -258,7 +263,7 @@ class _Stream:
         if not self.is_file:
             raise absent(self.path, "audio")
         if self._span is None:
-            self._span = self._kept("span", lambda: sound_span(self.path), lambda _: 200)
+            self._span = self._kept("span", lambda: extracted_span(self.path) or sound_span(self.path), lambda _: 200)
         return self._span
 
     def size(self) -> tuple[int, int] | None:
@@ -354,7 +359,7 @@ class AudioSpectrogram(BaseTransform):
         preset: name in :data:`PRESETS`; or give ``n_fft`` and ``hop`` yourself.
         n_fft, hop: of the short-time Fourier transform, in samples.
         n_mels: F of a log-mel spectrogram (needs librosa); None: magnitudes, F = n_fft // 2 + 1.
-        floor: added before the logarithm.
+        floor: added before the logarithm, positive.
         rms: scale each waveform to this root mean square first, so that loudness says nothing; None leaves it,
             and silence stays silence. In units of the waveform: choose ``floor`` with it.
         roll: seconds by which the waveform is rolled at random, backwards or forwards, its end joined to its
@@ -380,6 +385,8 @@ class AudioSpectrogram(BaseTransform):
         if rms is not None and not _is_positive(rms):
             raise ValueError(f"AudioSpectrogram.rms must be positive or None, got {rms!r}")
         self.rms = rms
+        if not _is_positive(floor):
+            raise ValueError(f"AudioSpectrogram.floor must be positive, got {floor!r}: silence has no logarithm")
         numbers = {"n_fft": n_fft, "hop": hop, "n_mels": n_mels}
         given = [key for key, value in numbers.items() if value is not None]
         if preset is not None and preset not in PRESETS:
@@ -394,6 +401,11 @@ class AudioSpectrogram(BaseTransform):
             mel_filters(self.numbers["sample_rate"], self.numbers["n_fft"], self.numbers["n_mels"])
 
     def transform(self, results: dict) -> dict:
+        if "waveform" not in results:
+            raise ValueError(
+                f"AudioSpectrogram needs results['waveform'], found {sorted(results)}; decode by LoadClip with 'audio' "
+                "in its modalities, in place of mmaction2's own transforms"
+            )
         waveform, rate = results["waveform"], results["sample_rate"]
         if self.preset:
             self._check_preset(waveform, rate)
@@ -442,8 +454,9 @@ class PackAudioVisual(BaseTransform):
 
     KEYS = {"visual": "imgs", "audio": "spectrogram"}
     META_KEYS = (
-        "filename", "media", "available", "original_shape", "img_shape", "num_clips", "clip_len", "frame_inds",
-        "frame_times", "clip_starts", "total_frames", "sample_rate", "sound_samples", "flip", "flip_direction",
+        "filename", "num_classes", "media", "available", "original_shape", "img_shape", "num_clips", "clip_len",
+        "frame_inds", "frame_times", "clip_starts", "total_frames", "sample_rate", "sound_samples", "flip",
+        "flip_direction",
     )
 
     def __init__(

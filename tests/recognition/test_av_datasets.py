@@ -112,6 +112,19 @@ def test_broken_lists_name_file_and_line(tmp_path, text, words):
         build(tmp_path, text)
 
 
+def test_one_video_may_have_several_sounds(tmp_path):
+    fields = ["visual", "audio", "label"]
+    assert len(build(tmp_path, "a.mp4 b.wav 0\na.mp4 c.wav 0\n", fields=fields)) == 2
+    with pytest.raises(ValueError, match="twice, in lines 1 and 2"):
+        build(tmp_path, "a.mp4 b.wav 0\na.mp4 b.wav 0\n", fields=fields)
+
+
+def test_a_name_may_hold_what_ends_a_line_elsewhere(tmp_path):
+    names = ["a\u2028b.mp4", "a\u0085b.mp4"]
+    dataset = build(tmp_path, "".join(f"{name} 0\n" for name in names))
+    assert [dataset.get_data_info(i)["filename"] for i in range(len(dataset))] == [f"{tmp_path}/{n}" for n in names]
+
+
 def test_a_list_that_is_no_text(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"list\.txt is no UTF-8 text"):
@@ -229,7 +242,8 @@ def test_a_row_is_a_sample(tmp_path, ending):
     torch.testing.assert_close(packed["inputs"]["audio"], torch.tensor([[4.0, 5.0]]))
     sample = packed["data_samples"]
     assert sample.gt_label.tolist() == [1]
-    assert sample.metainfo == dict(filename=f"{tmp_path}/data{ending}[2]", available=dict(text=True, audio=True))
+    assert sample.metainfo == dict(
+        filename=f"{tmp_path}/data{ending}[2]", num_classes=2, available=dict(text=True, audio=True))
 
 
 def test_keys_by_split_and_labels_from_one(tmp_path):
@@ -267,6 +281,14 @@ def test_standardised_by_the_training_part(tmp_path):
         flat = train["audio"].reshape(200, 2)
         expected = (ROWS["audio"][i] - flat.mean(0)) / flat.std(0)
         torch.testing.assert_close(inputs["audio"], torch.tensor(expected, dtype=torch.float32))
+
+
+def test_standardised_by_the_training_rows_of_a_fold(tmp_path):
+    content = ROWS | dict(text=np.array([[1.0], [900.0], [3.0], [700.0]]))
+    parts = [features(tmp_path, content=content, standardize=dict(file="data.npz"),
+                      fold=dict(number=2, index=1, part=part)) for part in ("train", "validation")]
+    assert [parts[0][i]["inputs"]["text"].item() for i in range(2)] == [-1, 1]
+    assert parts[1][0]["inputs"]["text"].item() == 898
 
 
 def test_standardised_by_given_numbers(tmp_path):

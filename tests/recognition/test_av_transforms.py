@@ -54,6 +54,7 @@ def files(tmp_path_factory):
     write_clip(root / "silent.mp4", frames, FPS)
     write_clip(root / "one.mp4", frames[20:21], FPS, ramp(2), RATE)
     write_clip(root / "short_sound.mp4", frames, FPS, ramp(2), RATE)
+    write_clip(root / "short_video.mp4", frames[:20], FPS, ramp(4), RATE)
     write_wav(root / "ramp.wav", ramp(4), RATE)
     write_wav(root / "short.wav", ramp(0.3), RATE)
     with wave.open(str(root / "empty.wav"), "wb") as file:
@@ -164,6 +165,25 @@ def test_frames_and_sound_are_of_one_window(files):
 def test_windows_lie_where_both_streams_are(files):
     starts = draws(files, "clip_starts", 40, "short_sound.mp4", "short_sound.mp4", clip_seconds=1.0)
     assert 0.7 < starts.max() <= 1.1  # sound ends at 2 s, frames at 4 s
+
+
+@pytest.mark.parametrize(("visual", "audio"), [("clip.mp4", "short.wav"), ("short_video.mp4", "ramp.wav")])
+def test_windows_hold_all_that_streams_share_for_less_than_a_window(files, visual, audio):
+    starts = draws(files, "clip_starts", 40, visual, audio, clip_seconds=2.0)
+    assert (starts == 0).all()
+
+
+def test_a_window_holds_sound_that_is_short_and_in_the_middle(files, monkeypatch):
+    monkeypatch.setattr("mmfusion_plugin.recognition.transforms.sound_span", lambda path: (2.0, 2.5))
+    starts = draws(files, "clip_starts", 60, clip_seconds=1.0, cache_mb=0)
+    assert 1.5 <= starts.min() < 1.6 and 1.9 < starts.max() <= 2.0
+
+
+@pytest.mark.parametrize("span", [(4.5, 6.0), (-2.0, -1.0)])
+def test_streams_that_share_nothing_give_one_window_whatever_is_drawn(files, monkeypatch, span):
+    monkeypatch.setattr("mmfusion_plugin.recognition.transforms.sound_span", lambda path: span)
+    starts = draws(files, "clip_starts", 5, clip_seconds=1.0, cache_mb=0)
+    assert len(np.unique(starts)) == 1
 
 
 def test_a_clip_shorter_than_the_window_is_taken_whole(files):
@@ -529,10 +549,17 @@ def test_impossible_options_are_refused(options, told):
     (dict(), "needs a preset or n_fft and hop"),
     (dict(preset="vggish"), "preset must be one of"),
     (dict(preset="crema-d-udml", hop=3), "drop one of them"),
+    (dict(preset="crema-d-udml", floor=0), "floor must be positive"),
+    (dict(preset="crema-d-udml", floor=-1.0), "floor must be positive"),
 ])
 def test_impossible_spectrogram_options_are_refused(options, told):
     with pytest.raises(ValueError, match=told):
         AudioSpectrogram(**options)
+
+
+def test_mmaction2s_own_decoding_gives_no_waveform():
+    with pytest.raises(ValueError, match=r"results\['waveform'\], found \['imgs'\]; decode by LoadClip"):
+        AudioSpectrogram(n_fft=64, hop=32)(dict(imgs=[]))
 
 
 def test_a_data_set_without_media_is_told():

@@ -1,8 +1,11 @@
 """The converter on tiny folders with real clips; the splits on all names there are."""
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import runpy
+import shlex
 import sys
 from collections import Counter
 
@@ -11,6 +14,8 @@ import pytest
 
 pytest.importorskip("mmaction")
 pytest.importorskip("av")
+
+from mmengine.registry import init_default_scope
 
 from mmfusion_plugin.recognition import crema_d
 from mmfusion_plugin.recognition.clip_lists import ConversionError
@@ -105,7 +110,6 @@ def test_lists_by_speaker(tree):
 
 def test_training_reads_what_was_written(tree):
     from mmaction.registry import DATASETS
-    from mmengine.registry import init_default_scope
 
     import mmfusion_plugin  # noqa: F401
     from mmfusion_plugin.recognition import datasets  # noqa: F401
@@ -214,6 +218,47 @@ def test_the_command_prints_the_leak(tree, repository, monkeypatch, capsys):
     runpy.run_path(str(repository / "tools" / "convert_crema_d.py"), run_name="__main__")
     told = capsys.readouterr().out
     assert "LEAK" in told and "in both parts" in told and "CremaDDataset" in told
+
+
+def datasets_of(repository, options=""):
+    """The three data sets of a config, with options as they are given to tools/train.py."""
+    from mmaction.registry import DATASETS
+
+    import mmfusion_plugin  # noqa: F401
+    from mmfusion_plugin.engine import launch
+
+    parser = argparse.ArgumentParser()
+    launch.add_common_arguments(parser)
+    args = parser.parse_args(shlex.split(options))
+    args.config = str(repository / "configs" / "recognition" / "concat_r18_crema-d.py")
+    cfg = launch.load_config(args)
+    init_default_scope("mmaction")
+    loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
+    return [DATASETS.build(loader.dataset | dict(pipeline=[], check_files=True)) for loader in loaders]
+
+
+def test_the_command_of_the_configs_header_makes_what_they_read(tree, repository, tmp_path, monkeypatch):
+    header = (repository / "configs" / "_base_" / "data" / "crema_d.py").read_text()
+    command = re.search(r"python tools/(convert_crema_d\.py .*)", header)[1].split()
+    (tmp_path / "data").mkdir()
+    tree.rename(tmp_path / "data" / "crema_d")
+    for name, ids in (("train", IDS[:12]), ("test", IDS[12:])):
+        (tmp_path / f"{name}.csv").write_text("".join(f"{id},{id[9:12]}\n" for id in ids))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [*command, "--processes", "1"])
+    runpy.run_path(str(repository / "tools" / "convert_crema_d.py"), run_name="__main__")
+    assert [len(dataset) for dataset in datasets_of(repository)] == [12, 8, 8]
+
+
+@pytest.mark.parametrize(("split", "numbers"), [("usual", [18, 2, 2]), ("speakers", [5, 5, 10])])
+def test_the_options_that_the_command_prints_make_the_configs_read_its_lists(tree, repository, monkeypatch, capsys,
+                                                                            split, numbers):
+    monkeypatch.chdir(tree.parent)
+    monkeypatch.setattr(sys, "argv", ["convert_crema_d.py", tree.name, "--split", split, "--processes", "1"])
+    runpy.run_path(str(repository / "tools" / "convert_crema_d.py"), run_name="__main__")
+    monkeypatch.chdir(repository)
+    options = capsys.readouterr().out.splitlines()[-1].partition(": ")[2]
+    assert [len(dataset) for dataset in datasets_of(repository, options)] == numbers
 
 
 def test_emotions_are_the_data_sets_classes():

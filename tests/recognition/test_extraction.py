@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("mmaction")
 pytest.importorskip("av")
 
+import av
 from mmengine.registry import init_default_scope
 
 import mmfusion_plugin  # noqa: F401
@@ -142,6 +143,13 @@ def test_clips_that_differ_only_in_their_ending_are_refused(data):
         extract(data, "list.txt", data / "extracted")
 
 
+@pytest.mark.parametrize("name", ["a/clip.avi.mp4", "a/clip.mp4.mp4"])
+def test_clips_with_two_endings_are_refused(data, name):
+    (data / "list.txt").write_text(f"{name} 0\n")
+    with pytest.raises(ConversionError, match=r"line 1: the clip would be named a/clip\.(avi|mp4).*rename"):
+        extract(data, "list.txt", data / "extracted")
+
+
 def test_sources_are_never_replaced(data):
     with pytest.raises(ConversionError, match=r"list\.txt.*another --out"):
         extract(data, "list.txt", data, overwrite=True)
@@ -171,6 +179,26 @@ def test_windows_of_thinned_clips_are_those_of_the_video(data):
     loader = dict(clip_seconds=0.7, num_clips=3, num_frames=1)
     np.testing.assert_allclose(
         samples(data, loader, **EXTRACTED)[0]["clip_starts"], samples(data, loader)[0]["clip_starts"], atol=1e-9)
+
+
+def test_windows_of_sound_that_sets_in_late_are_those_of_the_video(data):
+    with av.open(str(data / "a" / "clip one.mp4")) as given, av.open(str(data / "late.mkv"), "w") as container:
+        streams = [container.add_stream_from_template(stream) for stream in given.streams]
+        for packet in given.demux():
+            if packet.dts is not None:
+                late, stream = round(packet.stream_index / packet.time_base), streams[packet.stream_index]
+                packet.pts, packet.dts, packet.stream = packet.pts + late, packet.dts + late, stream
+                container.mux(packet)
+    (data / "list.txt").write_text("late.mkv 0\n")
+    extract(data, "list.txt", data / "extracted")
+    loader = dict(clip_seconds=0.5, num_clips=3)
+    decoded, stored = (samples(data, loader, **options)[0] for options in ({}, EXTRACTED))
+    assert decoded["clip_starts"].min() > 0.8
+    np.testing.assert_array_equal(stored["clip_starts"], decoded["clip_starts"])
+    line = lines_of(data / "extracted")["late"]
+    (data / "extracted" / "manifest.jsonl").write_text(json.dumps(line | dict(sound=[1])) + "\n")
+    with pytest.raises(DamagedMedia, match=r"late\.wav.*gives no span of sound"):
+        samples(data, loader, **EXTRACTED)[0]
 
 
 def test_stream_that_was_not_extracted_is_that_of_the_source(data):

@@ -50,9 +50,22 @@ def test_each_classifier_reads_its_own_vector():
 def test_the_fused_loss_is_cross_entropy():
     head, feats = build(modality_in_channels=None), features(4)
     losses = head.loss(feats, samples([0, 1, 4, 1]))
-    assert set(losses) == {"loss_cls", "top1_acc", "top5_acc"}
+    assert set(losses) == {"loss_cls", "top1_acc"}
     torch.testing.assert_close(losses["loss_cls"], F.cross_entropy(head.fc_cls(feats["fused"]),
                                                                    torch.tensor([0, 1, 4, 1])))
+
+
+def test_accuracies_that_cannot_fail_are_not_logged():
+    assert build().topk == (1,) and build(num_classes=6).topk == (1, 5) and build(topk=(1, 3)).topk == (1, 3)
+
+
+def test_a_data_set_of_other_classes_is_told():
+    head, data = build(), samples([0, 1])
+    for number in (CLASSES - 1, CLASSES + 1):
+        data[0].set_metainfo(dict(num_classes=number))
+        for read in (head.loss, head.predict):
+            with pytest.raises(ValueError, match=f"cls_head.num_classes is {CLASSES}, the data set has {number}"):
+                read(features(2), data)
 
 
 def test_an_auxiliary_loss_counts_the_samples_that_have_the_modality():

@@ -212,6 +212,58 @@ def test_a_clip_of_two_splits_stays_in_the_evaluated_one(tree, clips):
     assert len(lines(tree / "two_train.txt")) == 4 and len(lines(tree / "two_val.txt")) == 2
 
 
+def test_the_next_copy_of_a_broken_clip_is_taken(tree, clips):
+    (tree / "val" / "bowling" / "z").mkdir()
+    (tree / "val" / "bowling" / "z" / f"{VAL[1]}.mp4").write_bytes(clips["good"])
+    (tree / "val" / "bowling" / f"{VAL[1]}.mp4").write_bytes(clips["cut"])
+    (tree / "train" / "Bowling" / f"{VAL[1]}.mp4").write_bytes(clips["good"])
+    assert run(tree).reasons() == {"listed twice": 1, "visual: damaged": 1}
+    assert f"val/bowling/z/{VAL[1]}.mp4 1" in lines(tree / "two_val.txt")
+
+
+def test_sound_that_no_window_can_share_with_the_picture_is_dropped(tree):
+    wavs = tree.parent / "wav"
+    wavs.mkdir()
+    for name in (*TRAIN, *VAL):
+        write_wav(wavs / f"{name}.wav", tone(), RATE)
+    path = tree / "val" / "bowling" / f"{VAL[1]}.mp4"
+    with av.open(str(path)) as given, av.open(str(path.with_suffix(".mkv")), "w") as container:
+        stream = container.add_stream_from_template(given.streams.video[0])
+        audio = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+        frame = av.AudioFrame.from_ndarray(np.ones((1, RATE), np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.pts = RATE, 3 * RATE
+        container.mux([*audio.encode(frame), *audio.encode()])
+    path.unlink()
+    report = run(tree)
+    assert report.reasons() == {"audio: empty stream": 1}
+    assert "sound from 3.000 s to 4.000 s only, its picture lasts from 0.000 s" in report.dropped[0]["message"]
+    assert run(tree, sound=wavs, overwrite=True).reasons() == {}
+
+
+def test_what_the_system_refuses_is_not_remembered(tree, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clip_lists, "frame_index", refused)
+        with pytest.raises(PermissionError, match="mp4"):
+            run(tree)
+    assert run(tree).reasons() == {}
+
+
+@pytest.mark.parametrize("name", [b"a\nb.mp4", b"a\xff.mp4"])
+def test_a_name_that_no_list_can_hold_is_refused_before_anything_is_decoded(tree, clips, name):
+    with open(os.path.join(os.fsencode(tree / "train" / "Bowling"), name), "wb") as file:
+        file.write(clips["good"])
+    with pytest.raises(ConversionError, match=r"Bowling/a.*rename it"):
+        run(tree)
+    assert not (tree / "checked.jsonl").exists()
+
+
 def test_a_clip_with_two_labels_goes(tree, clips):
     (tree / "train" / "playing guitar" / f"{TRAIN[2]}.mp4").write_bytes(clips["good"])
     assert run(tree).reasons() == {"listed under two labels": 2}
@@ -271,7 +323,7 @@ def test_processes_change_nothing(tree, clips):
 
 
 def test_a_process_that_dies_names_its_clips(tree, monkeypatch):
-    monkeypatch.setattr(clip_lists, "frame_times", lambda path: os._exit(9))
+    monkeypatch.setattr(clip_lists, "frame_index", lambda path: os._exit(9))
     with pytest.raises(ConversionError, match=f"a decoding process died.*{TRAIN[2]}"):
         run(tree, processes=2)
 
@@ -295,6 +347,17 @@ def test_the_command(tree, repository, monkeypatch, capsys):
     runpy.run_path(path, run_name="__main__")
     told = capsys.readouterr().out
     assert "two_train.txt" in told and "KineticsSoundDataset" in told
+    for split in ("train", "val"):
+        (tree / f"two_{split}.txt").unlink()
+    wavs = tree / "wav"
+    wavs.mkdir()
+    for name in (*TRAIN, *VAL):
+        write_wav(wavs / f"{name}.wav", tone(), RATE)
+    with monkeypatch.context() as patch:
+        patch.chdir(tree)
+        patch.setattr(sys, "argv", [*command, "--sound", "wav", "--overwrite"])
+        runpy.run_path(path, run_name="__main__")
+    assert f"audio='{wavs}'" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(path, run_name="__main__")
     assert stopped.value.code == 2

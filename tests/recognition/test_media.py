@@ -12,6 +12,7 @@ import pytest
 
 av = pytest.importorskip("av")
 
+from mmfusion_plugin.recognition import media  # noqa: E402
 from mmfusion_plugin.recognition.media import (  # noqa: E402
     DamagedMedia,
     EmptyStream,
@@ -57,7 +58,8 @@ def write(path, form, frames, stamps, sound=None, sound_start=0, video_options=N
     vcodec, acodec = vcodec or CONTAINERS[form][0], CONTAINERS[form][1]
     with av.open(str(path), "w", format=form, options=options or {}) as container:
         video = container.add_stream(vcodec, rate=100 if form != "avi" else 25, options=video_options or {})
-        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        video.height, video.width = frames[0].shape[:2] if frames else (48, 64)
+        video.pix_fmt = "yuv420p"
         if vcodec == "mpeg4":
             video.codec_context.bit_rate = 2_000_000
         video.codec_context.time_base = Fraction(1, 100 if form != "avi" else 25)
@@ -87,6 +89,23 @@ def write_pcm(path, samples, tag, bits, rate=8000):
                        rate * block, block, bits, b"data", len(data))
     path.write_bytes(head + data)
     return path
+
+
+def write_sound(path, form, codec, sound, stamps=(0.0,)):
+    """A stream of sound alone, ``sound`` once at each of ``stamps`` (s)."""
+    with av.open(str(path), "w", format=form) as container:
+        audio = container.add_stream(codec, rate=RATE, layout="mono")
+        for at in stamps:
+            frame = av.AudioFrame.from_ndarray((sound[None] * 32767).astype(np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, round(at * RATE), Fraction(1, RATE)
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+    return path
+
+
+def decoded_in_order(path):
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 def cut(path, part, target):
@@ -154,8 +173,7 @@ def test_every_container_gives_every_frame_with_and_without_b_frames(tmp_path, f
 def test_open_groups_of_pictures(tmp_path):
     options = {"x264-params": "open-gop=1:bframes=3:b-adapt=0:keyint=10:min-keyint=10:scenecut=0"}
     path = write(tmp_path / "open.mp4", "mp4", textured(60), range(0, 240, 4), video_options=options)
-    with av.open(str(path)) as container:
-        in_order = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    in_order = decoded_in_order(path)
     for i in range(60):
         assert np.array_equal(read_frames(path, [i * 0.04])[0][0], in_order[i]), i
 
@@ -177,17 +195,44 @@ def test_one_single_frame(tmp_path):
 
 def test_a_jump_gives_the_same_picture_as_decoding_in_order(tmp_path):
     path = write(tmp_path / "clip.mp4", "mp4", textured(60), range(0, 240, 4), video_options=dict(g="10"))
-    with av.open(str(path)) as container:
-        in_order = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    in_order = decoded_in_order(path)
     for i in (59, 0, 33, 10, 9):
         assert np.array_equal(read_frames(path, [i * 0.04])[0][0], in_order[i])
+
+
+def test_a_jump_into_intra_refresh_is_no_place_to_start(tmp_path):
+    options = {"x264-params": "keyint=20:intra-refresh=1:bframes=0"}
+    frames = [np.tile(frame, (1, 4, 1)) for frame in textured(100)]
+    path = write(tmp_path / "refresh.mp4", "mp4", frames, range(0, 400, 4), video_options=options)
+    in_order = decoded_in_order(path)
+    for i in range(60, 100, 3):
+        assert np.array_equal(read_frames(path, [i * 0.04])[0][0], in_order[i]), i
+
+
+@pytest.mark.parametrize("keys", [20, 250])
+def test_a_cut_that_leaves_the_key_frame_hidden_shows_all_other_frames(tmp_path, keys):
+    """As ``ffmpeg -ss 1 -c copy`` cuts: packets from the key frame on, of which an edit list hides some."""
+    options = {"x264-params": f"keyint={keys}:min-keyint={keys}:scenecut=0:bframes=2"}
+    whole = write(tmp_path / "whole.mp4", "mp4", textured(60), range(0, 240, 4), video_options=options)
+    path = tmp_path / "cut.mp4"
+    with av.open(str(whole)) as given, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(given.streams.video[0])
+        given.seek(1_000_000)
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                shift = round(1 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                container.mux(packet)
+    in_order, times = decoded_in_order(path), frame_times(path)
+    np.testing.assert_allclose(times, np.arange(35) * 0.04, atol=1e-3)
+    for i in range(35):
+        assert np.array_equal(read_frames(path, [times[i]])[0][0], in_order[i]), i
 
 
 @pytest.mark.parametrize("name", ["with_sound.avi", "silent.mp4"])
 def test_real_clips_give_the_kth_decoded_frame(shared_data, name):
     path = shared_data / "clips" / name
-    with av.open(str(path)) as container:
-        in_order = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    in_order = decoded_in_order(path)
     times = frame_times(path)
     assert len(times) == len(in_order) and (np.diff(times) > 0).all()
     chosen = [5, 6, 7, 8, 99, len(times) - 1]
@@ -221,6 +266,16 @@ def test_a_window_of_sound_is_a_part_of_the_whole(tmp_path, form, rate):
         assert len(part) == round(found * 1.0)
         first = round(start * found)
         np.testing.assert_allclose(part, whole[first : first + len(part)], atol=1e-4)
+
+
+@pytest.mark.parametrize(("form", "codec"), [("mpeg", "mp2"), ("ogg", "flac")])
+def test_a_jump_that_lands_within_a_frame_of_sound_damages_nothing(tmp_path, form, codec):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(12 * RATE).astype(np.float32)
+    path = write_sound(tmp_path / "clip", form, codec, tone(12) + noise)
+    whole, rate = read_sound(path)
+    for start in (0.92, 3.88, 10.91):
+        first = round(start * rate)
+        np.testing.assert_allclose(read_sound(path, start, 1.0)[0], whole[first : first + rate], atol=1e-4)
 
 
 def test_resampling_keeps_frequency_and_length(tmp_path):
@@ -276,8 +331,20 @@ def test_nothing_is_added_where_sound_ends(clip):
 
 
 def test_a_window_without_sound_is_refused(clip):
-    with pytest.raises(EmptyStream, match="no sound between 7.000 s and 8.000 s.*0.000 s to 5.000 s"):
+    with pytest.raises(EmptyStream, match="no sound between 7.000 s and 8.000 s; its sound ends at 5.000 s"):
         read_sound(clip, start=7, duration=1)
+
+
+def test_a_window_with_less_than_one_sample_is_refused(tmp_path):
+    write_wav(tmp_path / "a.wav", tone(1), RATE)
+    with pytest.raises(EmptyStream, match="its sound ends at 1.000 s"):
+        read_sound(tmp_path / "a.wav", 1 - 1e-5, 1.0)
+
+
+def test_sound_after_the_window_tells_its_beginning(tmp_path):
+    path = write(tmp_path / "late.mp4", "mp4", numbered(50), range(0, 200, 4), tone(1), sound_start=2 * RATE)
+    with pytest.raises(EmptyStream, match=r"no sound between 0.000 s and 1.000 s; its sound begins at 1\.9"):
+        read_sound(path, 0.0, 1.0)
 
 
 def test_missing_streams_are_told(tmp_path):
@@ -341,6 +408,22 @@ def test_a_missing_file_is_told(tmp_path):
                 read(path)
 
 
+def test_what_the_system_refuses_is_no_damage(clip, monkeypatch):
+    def refused(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(media, "open", refused, raising=False)
+    for read in (probe, frame_times, read_sound):
+        with pytest.raises(PermissionError, match="clip.mp4"):
+            read(clip)
+
+
+def test_a_colon_in_a_relative_path_is_no_protocol(clip, tmp_path, monkeypatch):
+    (tmp_path / "12:30.mp4").write_bytes(clip.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert len(frame_times("12:30.mp4")) == 50
+
+
 def test_a_pipe_is_refused_rather_than_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(MissingFile, match="pipe.mp4"):
@@ -381,6 +464,16 @@ def test_a_truncated_wav_is_damaged_where_the_window_reaches_the_loss(tmp_path):
     assert len(read_sound(path, 0.0, 0.25)[0]) == RATE // 4
 
 
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+def test_a_wav_file_written_to_a_pipe_has_no_size(tmp_path, size):
+    write_wav(tmp_path / "a.wav", tone(1), RATE)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[40:44] = struct.pack("<I", size)
+    content[4:8] = struct.pack("<I", min(size + 36, 2**32 - 1) if size else 0)
+    (tmp_path / "a.wav").write_bytes(content)
+    assert len(read_sound(tmp_path / "a.wav")[0]) == RATE
+
+
 def test_a_frame_that_builds_on_damage_is_refused_and_others_are_not(tmp_path):
     path = write(tmp_path / "clip.mp4", "mp4", textured(60), range(0, 240, 4), video_options=dict(g="10"),
                  vcodec="mpeg4")
@@ -412,16 +505,14 @@ def test_a_key_frame_ends_damage_where_nothing_can_be_skipped(tmp_path):
 
 
 def test_a_hole_in_the_sound_is_damage(tmp_path):
-    path = tmp_path / "hole.mkv"
-    with av.open(str(path), "w", format="matroska") as container:
-        audio = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
-        for at in (0.0, 1.5):
-            frame = av.AudioFrame.from_ndarray((tone(1)[None] * 32767).astype(np.int16), format="s16", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = RATE, int(at * RATE), Fraction(1, RATE)
-            container.mux(audio.encode(frame))
-        container.mux(audio.encode())
+    path = write_sound(tmp_path / "hole.mkv", "matroska", "pcm_s16le", tone(1), (0.0, 1.5))
     with pytest.raises(DamagedMedia, match="jumps by 0.500 s at 1.000 s"):
         read_sound(path)
+
+
+def test_a_clock_that_runs_a_little_off_is_no_hole(tmp_path):
+    path = write_sound(tmp_path / "slow.mkv", "matroska", "pcm_s16le", tone(1), 1.04 * np.arange(5))
+    assert len(read_sound(path)[0]) == 5 * RATE
 
 
 def test_written_clips_are_the_same_bytes_each_time(tmp_path):

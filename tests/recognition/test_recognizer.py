@@ -413,6 +413,8 @@ def test_parts_of_other_kinds_are_named():
         build({**model_cfg(), "neck": None})
     with pytest.raises(ValueError, match="SmallCNN, which takes no features by modality"):
         build({**model_cfg(), "neck": small_cnn(8)})
+    with pytest.raises(ValueError, match="model.cls_head TSNHead reads one feature map; use FusionHead"):
+        build({**model_cfg(), "cls_head": dict(type="TSNHead", num_classes=CLASSES, in_channels=12)})
     features = feature_cfg(dict(a=3, b=3), frames_per_clip=dict(a=2))
     with pytest.raises(ValueError, match="set model.input_ndim.a"):
         build(features)
@@ -428,6 +430,11 @@ def test_parts_of_other_kinds_are_named():
 def test_wrong_shapes_are_named(shapes, words):
     with pytest.raises(ValueError, match=words):
         scores_of(build(), batch(shapes))
+
+
+def test_features_of_another_width_name_their_modality():
+    with pytest.raises(ValueError, match=r"'b' has shape \(4, 5\), model.backbone.in_channels.b is 3"):
+        losses_of(build(feature_cfg(dict(a=3, b=3))), batch(dict(a=(3,), b=(5,))))
 
 
 def test_training_on_unequal_numbers_of_views_is_an_error():

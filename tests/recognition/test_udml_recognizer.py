@@ -41,8 +41,10 @@ def state(model, skip=()):
 
 
 def test_levels_reach_the_estimator_and_the_log(tmp_path):
+    inner = dict(type="ConcatFusion", out_channels=12)  # with modality dropout some samples' only weight is 1
     runner = Runner(
-        model=udml_cfg(), work_dir=str(tmp_path), default_scope="mmaction", train_dataloader=loader(True),
+        model=udml_cfg(dict(inner=inner)), work_dir=str(tmp_path), default_scope="mmaction",
+        train_dataloader=loader(True),
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=3), randomness=dict(seed=0),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.01)), custom_hooks=[dict(type="FusionScheduleHook")],
         default_hooks=dict(logger=dict(type="LoggerHook", interval=1)), experiment_name="udml-recognizer")
@@ -226,6 +228,16 @@ def test_a_batch_without_one_modality_trains(neck, share):
     if model.neck.dependency is not None:
         assert model.neck.dependency()["audio"] == 1 != model.neck.dependency()["visual"]
     assert scores_of(model, data)["fused"].shape == (4, CLASSES)
+
+
+@pytest.mark.parametrize("inner", ["ConcatFusion", "SCFAE"])
+@pytest.mark.parametrize("preset", ["released", "default"])
+@pytest.mark.parametrize("share", STAGES.values(), ids=STAGES)
+def test_a_last_batch_of_one_clip_trains(preset, inner, share):
+    model = at(build(udml_cfg(dict(preset=preset, inner=dict(type=inner, out_channels=12)))), share)
+    total, _ = model.parse_losses(losses_of(model, batch(number=1)))
+    total.backward()
+    assert total.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_the_default_reads_the_texture_of_every_clip_and_resumes():

@@ -1,9 +1,9 @@
 """CREMA-D: 7,442 clips, six emotions; three frames of the clip and the log spectrogram of its sound.
 
-Lists: python tools/convert_crema_d.py data/crema_d. The usual split (6,698 / 744) has all 91 actors in both parts; for the
-speaker-disjoint one see the converter. Sound as in UDML's scripts: 22,050 Hz, repeated to 3 s, |STFT| with n_fft 512 and
-hop 353 -> (1, 257, 188). Another folder: --cfg-options train_dataloader.dataset.data_root=DIR
-val_dataloader.dataset.data_root=DIR test_dataloader.dataset.data_root=DIR.
+Lists: python tools/convert_crema_d.py data/crema_d --split usual --train-list train.csv --test-list test.csv
+The usual split (6,698 / 744, the field's two lists) has all 91 actors in both parts. For another folder, the speaker-disjoint
+split and the random one without these lists, add the --cfg-options that the converter prints. Sound as in UDML's scripts:
+22,050 Hz, repeated to 3 s, |STFT| with n_fft 512 and hop 353 -> (1, 257, 188).
 """
 data_root = 'data/crema_d'
 load = dict(
