@@ -14,6 +14,7 @@ from mmfusion_plugin.engine.broken_samples import BrokenSamples
 
 from . import demo_rooms
 from .sensors import DepthFormatError, SensorReadError
+from .transforms import check_pipeline
 
 __all__ = ["CWFIDDataset", "DemoRoomsDataset", "MultimodalSegDataset", "NYUDepthV2Dataset"]
 
@@ -48,8 +49,8 @@ class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
         kwargs: as in BaseSegDataset.
 
     Raises: FileNotFoundError for the list or for frames' files; ValueError for an empty list, doubled
-        frames, unknown names, options of BaseSegDataset without a meaning here, no classes, or a frame
-        without any sensor; TooManyBroken in training.
+        frames, unknown names, options of BaseSegDataset without a meaning here, no classes, a frame
+        without any sensor, or transforms that part the sensors; TooManyBroken in training.
     """
 
     broken_errors = (SensorReadError, DepthFormatError)
@@ -91,6 +92,7 @@ class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
         self.allow_missing = set(allow_missing)
         self.check_files = check_files
         super().__init__(ann_file=ann_file, data_prefix=dict(data_prefix), **kwargs)
+        check_pipeline(self.pipeline)
 
     def load_data_list(self) -> list[dict]:
         if not self.metainfo.get("classes"):

@@ -7,14 +7,15 @@ the first bilinearly, the others by nearest neighbour.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform
+from mmcv.transforms import BaseTransform, CenterCrop, Compose, RandomFlip, Resize
+from mmengine.dataset import Compose as DatasetCompose
 from mmengine.structures import PixelData
-from mmseg.datasets.transforms import PhotoMetricDistortion
+from mmseg.datasets.transforms import Albu, PhotoMetricDistortion
 from mmseg.registry import TRANSFORMS
 from mmseg.structures import SegDataSample
 
@@ -23,12 +24,14 @@ from mmfusion_plugin.models.samples import short
 
 from .sensors import Sensor, read_label
 
-__all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities"]
+__all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities", "check_pipeline"]
 
 IGNORE = 255
 VALUES = np.arange(256, dtype=np.uint8)
 # what results[m] of a depth sensor must not overwrite
 TAKEN = {"img", "img_slices", "available", "modality_paths", "seg_fields", "gt_seg_map", "flip", "scale"}
+# mmcv's own, which mmsegmentation's of these names inherit from, move image and label alone
+LEAVE_DEPTH = (CenterCrop, RandomFlip, Resize)
 
 
 @TRANSFORMS.register_module()
@@ -278,7 +281,45 @@ class PackModalities(BaseTransform):
             if m in results and m not in results["img_slices"] and results[m].shape[:2] != size:
                 raise ValueError(
                     f"{m!r} is {results[m].shape[0]}x{results[m].shape[1]}, the image {size[0]}x{size[1]}: a "
-                    "transform before PackModalities (Pad, RandomMosaic, Albu and the like, or mmcv's own "
+                    "transform before PackModalities (Pad, Albu and the like, or mmcv's own "
                     "instead of mmseg's) does not move what results['seg_fields'] names; take another, or pad "
                     "with data_preprocessor.size"
                 )
+
+
+def check_pipeline(pipeline: Callable) -> None:
+    """Refuse stock transforms that part the sensors which LoadModalities reads, without a sign in the result.
+
+    Raises: ValueError for a transform that moves image and label without the depth sensors, or takes several stacked
+        sensors for one colour picture.
+    """
+    steps = list(_steps(pipeline))
+    sensors = next((step.sensors.values() for step in steps if isinstance(step, LoadModalities)), ())
+    depth = [sensor.name for sensor in sensors if sensor.rides_with_label]
+    stacked = {sensor.name: sensor.channels for sensor in sensors if not sensor.rides_with_label}
+    for step in steps:
+        name = f"{type(step).__module__.split('.')[0]}.{type(step).__name__}"
+        if depth and type(step) in LEAVE_DEPTH:
+            raise ValueError(
+                f"pipeline: {name} moves image and label and leaves {depth} behind; take mmsegmentation's own "
+                "(RandomFlip, Resize, RandomCrop, ...), which moves what results['seg_fields'] names"
+            )
+        if depth and type(step) is Albu and "gt_seg_map" in step.keymap_to_albu:
+            raise ValueError(
+                f"pipeline: {name} moves image and label and leaves {depth} behind; take mmsegmentation's own "
+                "(RandomFlip, RandomRotate, ...), or for transforms that move nothing set its keymap=dict(img='image')"
+            )
+        if type(step) is PhotoMetricDistortion and list(stacked.values()) != [3]:
+            raise ValueError(
+                f"pipeline: {name} takes the stacked channels {stacked} for one colour picture; use "
+                "dict(type='ColorJitter', modality=...)"
+            )
+
+
+def _steps(step: Callable) -> Iterator[Callable]:
+    """A transform and those in it: of a RandomChoice, a TestTimeAug and the like."""
+    yield step
+    for part in vars(step).values():
+        for inner in part if isinstance(part, (list, tuple)) else [part]:
+            if isinstance(inner, (BaseTransform, Compose, DatasetCompose)):
+                yield from _steps(inner)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from mmcv.transforms import Compose
 from mmseg.registry import DATASETS
-from segmentation.scene import LOAD, PACK, dataset_cfg
+from segmentation.scene import LOAD, PACK, SIZE, dataset_cfg
 
 from mmfusion_plugin.segmentation.datasets import CWFIDDataset, DemoRoomsDataset, NYUDepthV2Dataset
+from mmfusion_plugin.segmentation.transforms import check_pipeline
 
 
 def build(root, **options):
@@ -205,3 +207,43 @@ def test_nyu_colours_can_be_told_apart():
     lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[0]
     # just noticeable side by side is 2.3; across a picture it takes several times that
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(lab, 2)) > 20
+
+
+FLIP = dict(type="mmcv.RandomFlip", prob=0.5)
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (FLIP, r"mmcv.RandomFlip moves image and label and leaves \['depth'\] behind"),
+        (dict(type="RandomChoice", transforms=[[FLIP], []]), "mmcv.RandomFlip moves"),
+        (dict(type="TestTimeAug", transforms=[[FLIP], [PACK]]), "mmcv.RandomFlip moves"),
+        (dict(type="RandomResize", scale=SIZE, resize_type="mmcv.Resize", ratio_range=(1, 2)), "mmcv.Resize moves"),
+        (dict(type="CenterCrop", crop_size=(8, 8)), "mmcv.CenterCrop moves"),
+    ],
+)
+def test_stock_transforms_that_leave_the_depth_behind_are_refused(frames, step, words):
+    with pytest.raises(ValueError, match=words):
+        DATASETS.build(dataset_cfg(frames, [*LOAD, step, PACK]))
+
+
+def test_albumentations_may_not_move_the_label_alone():
+    from mmseg.datasets.transforms import Albu
+
+    step = Albu.__new__(Albu)  # it would ask for a library that need not be installed
+    step.keymap_to_albu = dict(img="image", gt_seg_map="mask")
+    pipeline = Compose([LOAD[0], step])
+    with pytest.raises(ValueError, match=r"mmseg.Albu moves.*keymap=dict\(img='image'\)"):
+        check_pipeline(pipeline)
+    del step.keymap_to_albu["gt_seg_map"]
+    check_pipeline(pipeline)
+
+
+def test_stock_jitter_is_for_one_colour_picture(frames):
+    """With depth beside it, colour is all that is stacked; two stacked sensors would be jittered as one."""
+    jitter = dict(type="PhotoMetricDistortion")
+    DATASETS.build(dataset_cfg(frames, [*LOAD, jitter, PACK]))
+    names = ["rgb", "nir"]
+    load = dict(type="LoadModalities", modalities=names, sensors=dict(rgb=dict(kind="color"), nir=dict(kind="gray")))
+    with pytest.raises(ValueError, match=r"channels \{'rgb': 3, 'nir': 1\}.*ColorJitter"):
+        check_pipeline(Compose([load, jitter]))
