@@ -172,6 +172,14 @@ def _label_tables(offset: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(ignored, IGNORE, stored - offset).astype(np.uint8), wrong.astype(np.uint8)
 
 
+def _check_loaded(results: Mapping) -> None:
+    if "img_slices" not in results:
+        raise ValueError(
+            "the pipeline loads no sensors; start it with LoadModalities instead of LoadImageFromFile, and take "
+            "LoadSegLabel instead of LoadAnnotations"
+        )
+
+
 def _in_hsv(bgr: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
     """``bgr`` with one channel of its hue, saturation and value replaced by ``table`` (256,)."""
     hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
@@ -212,6 +220,7 @@ class ColorJitter(PhotoMetricDistortion):
         return img
 
     def transform(self, results: dict) -> dict:
+        _check_loaded(results)
         if self.modality not in results["img_slices"]:
             raise ValueError(
                 f"ColorJitter.modality is {self.modality!r}, the image holds {sorted(results['img_slices'])}"
@@ -240,7 +249,7 @@ class PackModalities(BaseTransform):
 
     Args:
         modalities: names to pack; may be fewer than were loaded (unimodal references).
-        meta_keys: copied from ``results`` where present.
+        meta_keys: copied from ``results`` where present, beside ``NEEDED``.
 
     Raises: ValueError for a modality that was not loaded, or one that a transform left behind.
     """
@@ -250,11 +259,15 @@ class PackModalities(BaseTransform):
         "scale_factor", "flip", "flip_direction", "reduce_zero_label",
     )
 
+    # without them a missing sensor would look present, and a head of another number of classes would go unnoticed
+    NEEDED = ("available", "modality_paths", "dataset_classes")
+
     def __init__(self, modalities: Sequence[str], meta_keys: Sequence[str] = META_KEYS) -> None:
         self.modalities = list(modalities)
-        self.meta_keys = tuple(meta_keys)
+        self.meta_keys = tuple(dict.fromkeys((*meta_keys, *self.NEEDED)))
 
     def transform(self, results: dict) -> dict:
+        _check_loaded(results)
         image = results["img"]
         image = image[..., None] if image.ndim == 2 else image  # OpenCV drops an axis of length 1
         self._check_sizes(image.shape[:2], results)
