@@ -44,7 +44,8 @@ def test_missing_sensors(model, frames):
 @pytest.mark.parametrize("kind", [LoadSegLabel, "mmseg.LoadSegLabel", f"{LoadSegLabel.__module__}.LoadSegLabel"])
 def test_the_label_is_left_out_however_the_config_names_it(model, frames, kind):
     model.cfg.test_pipeline = [LOAD[0], dict(type=kind), PACK]
-    assert inference_model(model, dict(rgb=str(frames / "RGB" / "1.png"), depth=None)).pred_sem_seg.data.shape == (1, *SIZE)
+    sample = inference_model(model, dict(rgb=str(frames / "RGB" / "1.png"), depth=None))
+    assert sample.pred_sem_seg.data.shape == (1, *SIZE)
 
 
 def test_a_file_without_a_modality_is_refused(model):
