@@ -35,11 +35,14 @@ def main() -> None:
         launch.withhold(cfg, args.missing)
 
     from mmfusion_plugin.segmentation.inference import init_model
-    from mmfusion_plugin.segmentation.predictions import draw, pick
+    from mmfusion_plugin.segmentation.predictions import LabelError, draw, pick
 
     model = init_model(cfg, args.checkpoint)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    shown = pick(model, dataset, args.number, args.spread, lambda frames: track(list(frames), "frames"))
+    try:
+        shown = pick(model, dataset, args.number, args.spread, lambda frames: track(list(frames), "frames"))
+    except LabelError as error:
+        raise launch.UsageError(str(error)) from error
     name, title = ("spread", f"{len(shown)} of {len(dataset)} frames, from the worst to the best") if args.spread \
         else ("worst_first", f"the {len(shown)} worst of {len(dataset)} frames")
     if args.missing:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -66,7 +67,7 @@ class MultimodalBackbone(BaseModule):
         self.encoders = ModuleDict()  # torch's own hides its members from mmengine's init_weights
         for m in self.modalities:
             cfg = dict(backbones[m])
-            if "in_channels" in cfg or _takes_in_channels(cfg):
+            if "in_channels" in cfg or "in_channels" in _parameters(cfg):
                 cfg.setdefault("in_channels", in_channels[m])
             if cfg.get("in_channels", in_channels[m]) != in_channels[m]:
                 raise ValueError(
@@ -77,8 +78,7 @@ class MultimodalBackbone(BaseModule):
             if published is not None:
                 self.pretrained[m] = published
             self.encoders[m] = MODELS.build(cfg)
-            if "in_channels" not in cfg:
-                _check_input(self.encoders[m], m, in_channels[m])
+            _check_input(self.encoders[m], m, in_channels[m])
 
     def init_weights(self) -> None:
         super().init_weights()
@@ -118,23 +118,30 @@ def _check_names(modalities: Sequence[str]) -> tuple[str, ...]:
     return tuple(modalities)
 
 
-def _constructor(cfg: Mapping) -> Mapping[str, inspect.Parameter]:
-    """Parameters of the encoder that ``cfg`` names; none where it cannot be found (building it says why)."""
+def _parameters(cfg: Mapping) -> set[str]:
+    """Names that the constructor of the encoder in ``cfg`` takes, also through ``**kwargs`` from its base classes;
+    none where it cannot be found (building it says why)."""
     kind = cfg.get("type")
-    kind = MODELS.get(kind) if isinstance(kind, str) else kind
-    return {} if kind is None else inspect.signature(kind).parameters
-
-
-def _takes_in_channels(cfg: Mapping) -> bool:
-    parameters = _constructor(cfg)
-    catch_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return "in_channels" in parameters or catch_all or not parameters
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(cfg.get("_scope_")) as registry:  # MODELS.get knows no default scope
+            kind = registry.get(kind)
+    if kind is None:
+        return set()
+    names: set[str] = set()
+    for base in inspect.getmro(kind) if inspect.isclass(kind) else [kind]:
+        if inspect.isclass(base) and "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__ if inspect.isclass(base) else base).parameters.values()
+        names |= {p.name for p in parameters}
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return names
 
 
 def _loads_itself(cfg: Mapping) -> bool:
     """mmaction2's ResNets map torchvision's names, and inflate 2D kernels, in loaders of their own."""
-    names = _constructor(cfg)
-    return isinstance(cfg.get("pretrained"), str) and bool({"torchvision_pretrain", "pretrained2d"} & set(names))
+    own = {"torchvision_pretrain", "pretrained2d"}
+    return isinstance(cfg.get("pretrained"), str) and bool(own & _parameters(cfg))
 
 
 def _check_input(encoder: nn.Module, modality: str, channels: int) -> None:
@@ -142,7 +149,7 @@ def _check_input(encoder: nn.Module, modality: str, channels: int) -> None:
     if first is not None and first.in_channels != channels:
         raise ValueError(
             f"backbone.in_channels.{modality} is {channels}, the first convolution of {type(encoder).__name__} reads "
-            f"{first.in_channels}; this encoder takes no in_channels"
+            f"{first.in_channels} whatever it is told; take another encoder"
         )
 
 
@@ -188,7 +195,8 @@ def _take_pretrained(cfg: dict, modality: str) -> Mapping | None:
 
 
 def load_pretrained(encoder: nn.Module, checkpoint: str, prefix: str, modality: str) -> None:
-    """Load a published checkpoint into one encoder, adapting its first convolution.
+    """Load a published checkpoint into one encoder, adapting its first convolution; the encoder itself resizes what
+    it resizes alone (tables of positions).
 
     Raises: ValueError if the checkpoint has no such prefix, or none of its tensors fits the encoder.
     """
@@ -205,20 +213,41 @@ def load_pretrained(encoder: nn.Module, checkpoint: str, prefix: str, modality: 
             f"no weight of {checkpoint!r} fits the {modality!r} encoder {type(encoder).__name__}; "
             f"check {where}.checkpoint and its prefix (the file holds {', '.join(list(state)[:3])}, ...)"
         )
-    encoder.load_state_dict(fitting, strict=False)
     other_shape = sorted(name for name in state if name in own and name not in fitting)
+    resized = _load_resized(encoder, state, fitting, other_shape)
+    encoder.load_state_dict(fitting, strict=False)
+    other_shape = [name for name in other_shape if name not in resized]
     left_out = {
         "of another shape": other_shape,
         "missing in the file": sorted(set(own) - set(state)),
         "unexpected in the file": sorted(set(state) - set(own)),
     }
     print_log(
-        f"{modality}: {len(fitting)} of {len(own)} tensors loaded from {checkpoint}"
+        f"{modality}: {len(fitting) + len(resized)} of {len(own)} tensors loaded from {checkpoint}"
         + (f"; {first} averaged over its input channels" if adapted and first in fitting else "")
+        + (f"; resized by the encoder: {', '.join(resized)}" if resized else "")
         + "".join(f"; {what}: {', '.join(names)}" for what, names in left_out.items() if names),
         logger="current",
         level=logging.WARNING if other_shape or left_out["missing in the file"] else logging.INFO,
     )
+
+
+def _load_resized(
+    encoder: nn.Module, state: Mapping[str, Tensor], fitting: Mapping[str, Tensor], names: Sequence[str]
+) -> list[str]:
+    """Which of ``names`` the encoder's own loader resizes and takes: Swin's and ViT's tables of positions."""
+    if not names or not isinstance(encoder, BaseModule):
+        return []
+    before, own_cfg = {name: encoder.state_dict()[name].clone() for name in names}, encoder.init_cfg
+    with tempfile.TemporaryDirectory() as folder:  # the loader takes a path alone
+        path = f"{folder}/adapted.pth"
+        torch.save({"state_dict": dict(state)}, path)
+        encoder.init_cfg, encoder.is_init = dict(type="Pretrained", checkpoint=path), False
+        encoder.init_weights()
+    encoder.init_cfg, now = own_cfg, encoder.state_dict()
+    if not all(torch.equal(now[name], value.to(now[name])) for name, value in fitting.items()):
+        return []  # an init_weights that never looks at init_cfg
+    return [name for name in names if not torch.equal(now[name], before[name])]
 
 
 def _without_prefix(loaded: Mapping, prefix: str, where: str) -> dict[str, Tensor]:

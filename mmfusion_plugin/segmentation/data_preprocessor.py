@@ -67,9 +67,9 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
             if unknown:
                 raise ValueError(f"data_preprocessor.test_cfg has {unknown}, it takes size or size_divisor")
             _check_padding("data_preprocessor.test_cfg", **test_cfg)
-        if isinstance(bgr_to_rgb, str):
-            raise ValueError(
-                f"data_preprocessor.bgr_to_rgb must be a list such as [{bgr_to_rgb!r}], got {bgr_to_rgb!r}")
+        if isinstance(bgr_to_rgb, (str, bool)):
+            name = bgr_to_rgb if isinstance(bgr_to_rgb, str) else modalities[0]
+            raise ValueError(f"data_preprocessor.bgr_to_rgb must be a list such as [{name!r}], got {bgr_to_rgb!r}")
         for key, names in (("mean", mean), ("std", std)):
             if set(names) != set(modalities):
                 raise ValueError(

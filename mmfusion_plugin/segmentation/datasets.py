@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
@@ -14,6 +15,7 @@ from mmfusion_plugin.engine.broken_samples import BrokenSamples
 
 from . import demo_rooms
 from .sensors import DepthFormatError, SensorReadError
+from .transforms import check_pipeline
 
 __all__ = ["CWFIDDataset", "DemoRoomsDataset", "MultimodalSegDataset", "NYUDepthV2Dataset"]
 
@@ -48,8 +50,8 @@ class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
         kwargs: as in BaseSegDataset.
 
     Raises: FileNotFoundError for the list or for frames' files; ValueError for an empty list, doubled
-        frames, unknown names, options of BaseSegDataset without a meaning here, no classes, or a frame
-        without any sensor; TooManyBroken in training.
+        frames, unknown names, options of BaseSegDataset without a meaning here, no or too many classes, a frame
+        without any sensor, or transforms that part the sensors; TooManyBroken in training.
     """
 
     broken_errors = (SensorReadError, DepthFormatError)
@@ -59,7 +61,7 @@ class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
         modalities: Sequence[str],
         ann_file: str,
         data_prefix: Mapping[str, str],
-        suffixes: Mapping[str, str | Sequence[str]],
+        suffixes: Mapping[str, str | Sequence[str]] = MappingProxyType({}),
         label_offset: int = 0,
         allow_missing: Sequence[str] = (),
         check_files: bool = True,
@@ -91,10 +93,16 @@ class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
         self.allow_missing = set(allow_missing)
         self.check_files = check_files
         super().__init__(ann_file=ann_file, data_prefix=dict(data_prefix), **kwargs)
+        check_pipeline(self.pipeline)
 
     def load_data_list(self) -> list[dict]:
         if not self.metainfo.get("classes"):
             raise ValueError("dataset.metainfo=dict(classes=[...], palette=[...]) has to name the classes")
+        if len(self.metainfo["classes"]) > 255:
+            raise ValueError(
+                f"dataset.metainfo.classes names {len(self.metainfo['classes'])} classes, a label of 8 bits has room "
+                "for 255 beside 'ignore'; choose some of them"
+            )
         frames = [self._frame(stem) for stem in self._stems()]
         if self.check_files:
             self._check(frames)
@@ -141,8 +149,9 @@ class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
             label_offset=self.label_offset,
             # as stored, of which metainfo.classes may have chosen some
             num_classes=len(self.label_map or self.metainfo["classes"]),
+            dataset_classes=len(self.metainfo["classes"]),
             label_map=self.label_map,
-            reduce_zero_label=False,
+            reduce_zero_label=self.label_offset == 1,  # IoUMetric then saves predictions numbered as the labels
             seg_fields=[],
         )
 

@@ -13,9 +13,13 @@ from torch import nn
 
 from .visualize import Panel, draw_grid, error_panel, label_panel, sensor_panels
 
-__all__ = ["Prediction", "draw", "mean_iou", "pick", "predict"]
+__all__ = ["LabelError", "Prediction", "draw", "mean_iou", "pick", "predict"]
 
 IGNORE = 255
+
+
+class LabelError(ValueError):
+    """A frame has no label, or one of another size than its prediction."""
 
 
 @dataclass
@@ -30,14 +34,27 @@ class Prediction:
 
 
 def predict(model: nn.Module, item: dict, classes: int) -> Prediction:
-    """Predict one item of a data set; the label has to have the input's size."""
+    """Predict one item of a data set.
+
+    Raises: LabelError if its label cannot be compared.
+    """
     data = model.data_preprocessor(pseudo_collate([item]), training=False)
     with torch.no_grad():
         sample = model(data["inputs"], data["data_samples"], mode="predict")[0]
+    name = Path(sample.metainfo["img_path"]).name
+    if "gt_sem_seg" not in sample:
+        raise LabelError(
+            f"{name} has no label to score it by; name dataset.data_prefix.seg_map_path and put LoadSegLabel into the "
+            "pipeline, or predict with inference_model"
+        )
     label = sample.gt_sem_seg.data[0].cpu().numpy()
     prediction = sample.pred_sem_seg.data[0].cpu().numpy()
+    if label.shape != prediction.shape:
+        raise LabelError(
+            f"the label of {name} is {label.shape[0]}x{label.shape[1]}, its prediction has the file's size "
+            f"{prediction.shape[0]}x{prediction.shape[1]}; put LoadSegLabel after Resize in the test pipeline"
+        )
     inputs = sensor_panels(model.data_preprocessor, data["inputs"][0], sample.metainfo["available"])
-    name = Path(sample.metainfo["img_path"]).name
     return Prediction(name, label, prediction, mean_iou(label, prediction, classes), inputs)
 
 

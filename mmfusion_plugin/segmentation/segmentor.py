@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.model import ModuleDict
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.utils import add_prefix
@@ -21,7 +22,14 @@ __all__ = ["FusionEncoderDecoder"]
 
 def _check_stacking(preprocessor: nn.Module, backbone: nn.Module) -> None:
     """The stacked tensor carries no names: another order on the two sides would go unnoticed."""
-    if not hasattr(preprocessor, "channels"):  # another preprocessor; the backbone checks the sum
+    if not hasattr(preprocessor, "channels"):  # another preprocessor: the sum is all that can be compared
+        mean, asked = getattr(preprocessor, "mean", None), sum(backbone.in_channels.values())
+        if isinstance(mean, Tensor) and len(mean) != asked:
+            raise ValueError(
+                f"model.data_preprocessor {type(preprocessor).__name__} lists {len(mean)} channels, "
+                f"model.backbone.in_channels asks for {backbone.in_channels} = {asked}; use "
+                "MultimodalSegDataPreProcessor"
+            )
         return
     if tuple(preprocessor.modalities) != tuple(backbone.modalities):
         raise ValueError(
@@ -34,6 +42,41 @@ def _check_stacking(preprocessor: nn.Module, backbone: nn.Module) -> None:
                 f"model.data_preprocessor.mean.{m} lists {stacked} channels, model.backbone.in_channels.{m} is "
                 f"{backbone.in_channels[m]}"
             )
+
+
+def _check_test_cfg(test_cfg: Mapping | None) -> None:
+    if test_cfg is None:
+        raise ValueError("model.test_cfg is missing; set it to dict(mode='whole')")
+    lacking = [key for key in ("crop_size", "stride") if test_cfg.get("mode") == "slide" and key not in test_cfg]
+    if lacking:
+        raise ValueError(
+            f"model.test_cfg has mode='slide' and no {' and no '.join(lacking)}; set "
+            "dict(mode='slide', crop_size=(H, W), stride=(h, w)), or mode='whole'"
+        )
+
+
+def _check_head(key: str, head: nn.Module, widths: Sequence[int] | None, source: str) -> None:
+    """Whether a head's losses are trained, and whether it reads levels that there are, of their ``widths``."""
+    losses = getattr(head, "loss_decode", None)
+    for loss in losses if isinstance(losses, nn.ModuleList) else [losses]:
+        name = getattr(loss, "loss_name", "loss")
+        if "loss" not in name:
+            raise ValueError(
+                f"{key}.loss_decode.loss_name is {name!r}: mmengine trains on nothing whose name lacks 'loss'; call it "
+                f"'loss_{name}'"
+            )
+    if widths is None or not isinstance(head, BaseDecodeHead):
+        return
+    read = [head.in_index] if isinstance(head.in_index, int) else list(head.in_index)
+    if not all(-len(widths) <= i < len(widths) for i in read):
+        raise ValueError(f"{key}.in_index is {head.in_index}, {source} gives {len(widths)} levels {list(widths)}")
+    given = [widths[i] for i in read]
+    wanted = list(head.in_channels) if isinstance(head.in_channels, Sequence) else [head.in_channels]
+    if wanted != ([sum(given)] if head.input_transform == "resize_concat" else given):
+        raise ValueError(
+            f"{key}.in_channels is {head.in_channels}, {source} gives {given} at {key}.in_index={head.in_index}; make "
+            "them agree"
+        )
 
 
 @MODELS.register_module()
@@ -53,13 +96,22 @@ class FusionEncoderDecoder(EncoderDecoder):
     Shapes: inputs (B, sum C_m, H, W) -> logits (B, classes, h, w).
     Raises: ValueError if the backbone has no modalities, the neck does not fuse, the preprocessor
         stacks in another order or with other numbers of channels than the backbone splits,
-        ``modality_heads`` names an unknown modality, or not every one where the neck reads them; in training
-        if a part waits for a stage that no hook announces.
+        ``modality_heads`` names an unknown modality, or not every one where the neck reads them, a head does not fit
+        the neck or has a loss that is not trained, for ``pretrained``, or without a complete ``test_cfg``; in
+        training if a part waits for a stage that no hook announces, or a head has another number of classes than
+        the data set.
     """
 
     def __init__(self, backbone: dict, neck: dict, decode_head: dict, modality_heads: dict | None = None,
                  **kwargs) -> None:
+        if kwargs.get("pretrained") is not None:
+            raise ValueError(
+                f"model.pretrained is {kwargs['pretrained']!r}, which no encoder of several would get; set "
+                "model.pretrained=None and "
+                "model.backbone.backbones.<modality>.init_cfg=dict(type='Pretrained', checkpoint=...)"
+            )
         super().__init__(backbone=backbone, decode_head=decode_head, neck=neck, **kwargs)
+        _check_test_cfg(self.test_cfg)
         if not hasattr(self.backbone, "modalities"):
             raise ValueError(
                 f"model.backbone {type(self.backbone).__name__} reads one input; use MultimodalBackbone"
@@ -76,6 +128,39 @@ class FusionEncoderDecoder(EncoderDecoder):
             {m: MODELS.build(modality_heads[m]) for m in self.modalities if m in (modality_heads or {})}
         )
         check_own_heads(self.neck, list(self.modality_heads), "model.modality_heads")
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        if not getattr(self.neck, "pyramid", True):
+            raise ValueError("model.neck.in_channels must list a width per level, such as dict(rgb=[64], depth=[64])")
+        fused, levels = getattr(self.neck, "out_channels", None), getattr(self.neck, "levels", None)
+        own = {f"model.modality_heads.{m}": m for m in self.modality_heads}
+        for key, head in self._named_heads().items():
+            if key not in own:
+                _check_head(key, head, fused, "model.neck")
+                continue
+            m = own[key]
+            widths = levels and [level.in_channels[m] for level in levels]
+            _check_head(key, head, widths, f"the {m!r} encoder")
+
+    def _named_heads(self) -> dict[str, nn.Module]:
+        """Heads by their place in the config."""
+        heads = {"model.decode_head": self.decode_head}
+        if self.with_auxiliary_head:
+            several = isinstance(self.auxiliary_head, nn.ModuleList)
+            heads |= {f"model.auxiliary_head[{i}]": head for i, head in enumerate(self.auxiliary_head)} if several \
+                else {"model.auxiliary_head": self.auxiliary_head}
+        return heads | {f"model.modality_heads.{m}": head for m, head in self.modality_heads.items()}
+
+    def _check_classes(self, metas: Sequence[Mapping]) -> None:
+        told = {meta["dataset_classes"] for meta in metas if "dataset_classes" in meta}
+        for key, head in self._named_heads().items():
+            classes = getattr(head, "num_classes", None)
+            if classes is not None and told - {classes}:
+                raise ValueError(
+                    f"{key}.num_classes is {classes}, the data set's metainfo.classes names {sorted(told)}; make them "
+                    "agree"
+                )
 
     @property
     def _heads(self) -> Heads:
@@ -110,6 +195,7 @@ class FusionEncoderDecoder(EncoderDecoder):
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         check_progress(self.neck, self.data_preprocessor)
         metas = [sample.metainfo for sample in data_samples]
+        self._check_classes(metas)
         feats = self.backbone(inputs)
         output = self._fuse(inputs, feats, metas)
         losses = {**self._decode_head_forward_train(output.fused, data_samples), **output.losses}

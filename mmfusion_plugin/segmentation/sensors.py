@@ -17,8 +17,10 @@ __all__ = ["DepthFormatError", "Sensor", "SensorReadError", "read_label"]
 KINDS = ("color", "gray", "image", "depth")
 # A sensor registered to the others is so as stored: turning one file by its EXIF tag would undo that.
 STORED = cv2.IMREAD_IGNORE_ORIENTATION
-FLAGS = {"color": cv2.IMREAD_COLOR | STORED, "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | STORED}
+FLAGS = {"color": cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | STORED,
+         "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | STORED}
 UNCACHED = FileCache(0)
+PNG = b"\x89PNG"
 MUCH = 0.5  # share of the readings outside the plausible range that points to a wrong unit
 
 
@@ -120,7 +122,8 @@ class Sensor:
         if wanted is not None and image.dtype != np.dtype(wanted):
             raise SensorReadError(
                 f"{where} is {image.dtype}, sensors.{self.name} with kind={self.kind!r} and dtype={self.dtype!r} "
-                f"expects {wanted}"
+                f"expects {wanted}; change sensors.{self.name}.{'kind' if self.kind == 'color' else 'dtype'} or the "
+                "file"
             )
         return image if image.dtype == np.uint8 else image.astype(np.float32)
 
@@ -132,8 +135,8 @@ class Sensor:
                 f"{where}: shape {raw.shape}, a depth image has one channel; for HHA and other encoded depth "
                 f"set sensors.{self.name}.kind='image'"
             )
-        floats = np.issubdtype(raw.dtype, np.floating)
-        if floats and in_metres and not np.issubdtype(np.dtype(self.dtype), np.floating):
+        in_metres = in_metres and np.issubdtype(raw.dtype, np.floating) and not np.issubdtype(self.dtype, np.floating)
+        if in_metres:
             metres = raw.astype(np.float32)
             known = np.isfinite(metres) & (metres > 0)
         else:
@@ -148,7 +151,7 @@ class Sensor:
             metres = raw.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
         low, high = self.valid_range
         inside = known & (metres >= low) & (metres <= high)
-        self._doubt(int(known.sum()), int(inside.sum()), lambda: metres[known], where)
+        self._doubt(int(known.sum()), int(inside.sum()), lambda: metres[known], where, in_metres)
         return np.where(inside, metres, np.float32(0))
 
     def _metres_by_table(self, raw: np.ndarray, where: str) -> np.ndarray:
@@ -172,20 +175,22 @@ class Sensor:
         low, high = self.valid_range
         return np.where(known & (metres >= low) & (metres <= high), metres, np.float32(0)), metres, known
 
-    def _doubt(self, known: int, inside: int, readings: Callable[[], np.ndarray], where: str) -> None:
+    def _doubt(self, known: int, inside: int, readings: Callable[[], np.ndarray], where: str,
+               in_metres: bool = False) -> None:
         if self._warned or not known or inside >= (1 - MUCH) * known:
             return
         self._warned = True
+        advice = "A float array is taken as metres" if in_metres else (
+            f"Is sensors.{self.name}.scale={self.scale} (metres per count) right?")
         warnings.warn(
             f"{where}: {1 - inside / known:.0%} of the depth readings lie outside {tuple(self.valid_range)} m (median "
-            f"{np.median(readings()):.3g} m) and are dropped. Is sensors.{self.name}.scale={self.scale} "
-            "(metres per count) right?",
+            f"{np.median(readings()):.3g} m) and are dropped. {advice}",
             stacklevel=2,
         )
 
 
 def read_label(path: str | Path, cache: FileCache = UNCACHED) -> np.ndarray:
-    """(H, W) integer label as stored; of a PNG with a palette the numbers, not the colours.
+    """(H, W) integer label as stored; of a PNG with a palette, or of fewer than 8 bits, the numbers, not the colours.
 
     Raises: SensorReadError if unreadable or not one channel of whole numbers.
     """
@@ -201,11 +206,21 @@ def _read_label(path: str | Path) -> np.ndarray:
         # what Pillow raises for bytes that OpenCV could read
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             raise SensorReadError(f"the label: {path} is no readable image ({error})") from error
+    elif (step := _grey_step(path)) > 1:
+        label //= step
     if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
         raise SensorReadError(
             f"the label {path} is {label.dtype} of shape {label.shape}; a label has one channel of class numbers"
         )
     return label
+
+
+def _grey_step(path: str | Path) -> int:
+    """How far apart OpenCV puts the numbers of a grey PNG: it spreads 1, 2 or 4 bits over 0..255."""
+    with open(path, "rb") as file:
+        head = file.read(26)
+    bits, colour = head[24:26] if head.startswith(PNG) else (8, 0)
+    return 255 // (2**bits - 1) if bits < 8 and colour == 0 else 1
 
 
 def _decode(path: str | Path, flag: int, what: str, cache: FileCache) -> np.ndarray:

@@ -7,14 +7,15 @@ the first bilinearly, the others by nearest neighbour.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform
+from mmcv.transforms import BaseTransform, CenterCrop, Compose, RandomFlip, Resize
+from mmengine.dataset import Compose as DatasetCompose
 from mmengine.structures import PixelData
-from mmseg.datasets.transforms import PhotoMetricDistortion
+from mmseg.datasets.transforms import Albu, PhotoMetricDistortion
 from mmseg.registry import TRANSFORMS
 from mmseg.structures import SegDataSample
 
@@ -23,12 +24,14 @@ from mmfusion_plugin.models.samples import short
 
 from .sensors import Sensor, read_label
 
-__all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities"]
+__all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities", "check_pipeline"]
 
 IGNORE = 255
 VALUES = np.arange(256, dtype=np.uint8)
 # what results[m] of a depth sensor must not overwrite
 TAKEN = {"img", "img_slices", "available", "modality_paths", "seg_fields", "gt_seg_map", "flip", "scale"}
+# mmcv's own, which mmsegmentation's of these names inherit from, move image and label alone
+LEAVE_DEPTH = (CenterCrop, RandomFlip, Resize)
 
 
 @TRANSFORMS.register_module()
@@ -169,6 +172,14 @@ def _label_tables(offset: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(ignored, IGNORE, stored - offset).astype(np.uint8), wrong.astype(np.uint8)
 
 
+def _check_loaded(results: Mapping) -> None:
+    if "img_slices" not in results:
+        raise ValueError(
+            "the pipeline loads no sensors; start it with LoadModalities instead of LoadImageFromFile, and take "
+            "LoadSegLabel instead of LoadAnnotations"
+        )
+
+
 def _in_hsv(bgr: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
     """``bgr`` with one channel of its hue, saturation and value replaced by ``table`` (256,)."""
     hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
@@ -209,6 +220,7 @@ class ColorJitter(PhotoMetricDistortion):
         return img
 
     def transform(self, results: dict) -> dict:
+        _check_loaded(results)
         if self.modality not in results["img_slices"]:
             raise ValueError(
                 f"ColorJitter.modality is {self.modality!r}, the image holds {sorted(results['img_slices'])}"
@@ -237,7 +249,7 @@ class PackModalities(BaseTransform):
 
     Args:
         modalities: names to pack; may be fewer than were loaded (unimodal references).
-        meta_keys: copied from ``results`` where present.
+        meta_keys: copied from ``results`` where present, beside ``NEEDED``.
 
     Raises: ValueError for a modality that was not loaded, or one that a transform left behind.
     """
@@ -247,11 +259,15 @@ class PackModalities(BaseTransform):
         "scale_factor", "flip", "flip_direction", "reduce_zero_label",
     )
 
+    # without them a missing sensor would look present, and a head of another number of classes would go unnoticed
+    NEEDED = ("available", "modality_paths", "dataset_classes")
+
     def __init__(self, modalities: Sequence[str], meta_keys: Sequence[str] = META_KEYS) -> None:
         self.modalities = list(modalities)
-        self.meta_keys = tuple(meta_keys)
+        self.meta_keys = tuple(dict.fromkeys((*meta_keys, *self.NEEDED)))
 
     def transform(self, results: dict) -> dict:
+        _check_loaded(results)
         image = results["img"]
         image = image[..., None] if image.ndim == 2 else image  # OpenCV drops an axis of length 1
         self._check_sizes(image.shape[:2], results)
@@ -278,7 +294,45 @@ class PackModalities(BaseTransform):
             if m in results and m not in results["img_slices"] and results[m].shape[:2] != size:
                 raise ValueError(
                     f"{m!r} is {results[m].shape[0]}x{results[m].shape[1]}, the image {size[0]}x{size[1]}: a "
-                    "transform before PackModalities (Pad, RandomMosaic, Albu and the like, or mmcv's own "
+                    "transform before PackModalities (Pad, Albu and the like, or mmcv's own "
                     "instead of mmseg's) does not move what results['seg_fields'] names; take another, or pad "
                     "with data_preprocessor.size"
                 )
+
+
+def check_pipeline(pipeline: Callable) -> None:
+    """Refuse stock transforms that part the sensors which LoadModalities reads, without a sign in the result.
+
+    Raises: ValueError for a transform that moves image and label without the depth sensors, or takes several stacked
+        sensors for one colour picture.
+    """
+    steps = list(_steps(pipeline))
+    sensors = next((step.sensors.values() for step in steps if isinstance(step, LoadModalities)), ())
+    depth = [sensor.name for sensor in sensors if sensor.rides_with_label]
+    stacked = {sensor.name: sensor.channels for sensor in sensors if not sensor.rides_with_label}
+    for step in steps:
+        name = f"{type(step).__module__.split('.')[0]}.{type(step).__name__}"
+        if depth and type(step) in LEAVE_DEPTH:
+            raise ValueError(
+                f"pipeline: {name} moves image and label and leaves {depth} behind; take mmsegmentation's own "
+                "(RandomFlip, Resize, RandomCrop, ...), which moves what results['seg_fields'] names"
+            )
+        if depth and type(step) is Albu and "gt_seg_map" in step.keymap_to_albu:
+            raise ValueError(
+                f"pipeline: {name} moves image and label and leaves {depth} behind; take mmsegmentation's own "
+                "(RandomFlip, RandomRotate, ...), or for transforms that move nothing set its keymap=dict(img='image')"
+            )
+        if type(step) is PhotoMetricDistortion and list(stacked.values()) != [3]:
+            raise ValueError(
+                f"pipeline: {name} takes the stacked channels {stacked} for one colour picture; use "
+                "dict(type='ColorJitter', modality=...)"
+            )
+
+
+def _steps(step: Callable) -> Iterator[Callable]:
+    """A transform and those in it: of a RandomChoice, a TestTimeAug and the like."""
+    yield step
+    for part in vars(step).values():
+        for inner in part if isinstance(part, (list, tuple)) else [part]:
+            if isinstance(inner, (BaseTransform, Compose, DatasetCompose)):
+                yield from _steps(inner)

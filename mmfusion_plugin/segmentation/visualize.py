@@ -47,6 +47,8 @@ def sensor_panels(preprocessor: nn.Module, stacked: Tensor, available: Mapping[s
             panels.append(_metric_panel(m, value[..., 0], known))
         else:
             image = value if value.shape[2] == 3 else value[..., :1].repeat(3, 2)
+            if m not in preprocessor.reverse:  # as LoadModalities read it: BGR
+                image = image[..., ::-1]
             top = 255 if image.max() <= 256 else image.max()
             image = np.clip(image * (255 / top), 0, 255).astype(np.uint8)
             panels.append(Panel(_hatch(image, ~known), f"{m} {_span(value, known)}"))
@@ -106,18 +108,21 @@ def draw_grid(rows: Sequence[Sequence[Panel]], names: Sequence[str], out: str | 
 
 
 def draw_sample(dataset: Dataset, preprocessor: nn.Module, data: Mapping, out: str | Path) -> Path:
-    """What the model gets of one sample beside its label, as ``OUT_<frame>.png``.
+    """What the model gets of one sample beside its label, if it has one, as ``OUT_<frame>.png``.
 
     Args:
         data: the preprocessor's output for a batch of one.
         out: path without an ending.
     """
     sample, classes, palette = data["data_samples"][0], dataset.metainfo["classes"], dataset.metainfo["palette"]
-    label = sample.gt_sem_seg.data[0].cpu().numpy()
-    row = [*sensor_panels(preprocessor, data["inputs"][0], sample.metainfo["available"]),
-           label_panel(label, palette, "label")]
-    path = Path(f"{out}_{Path(sample.metainfo['seg_map_path']).stem}.png")
-    return draw_grid([row], [sample.metainfo["img_path"]], path, classes, palette, sorted(set(label.ravel().tolist())))
+    row, present = sensor_panels(preprocessor, data["inputs"][0], sample.metainfo["available"]), []
+    if "gt_sem_seg" in sample:
+        label = sample.gt_sem_seg.data[0].cpu().numpy()
+        row.append(label_panel(label, palette, "label"))
+        present = sorted(set(label.ravel().tolist()))
+    name = sample.metainfo["img_path"]
+    path = Path(f"{out}_{Path(sample.metainfo.get('seg_map_path') or name).stem}.png")
+    return draw_grid([row], [name], path, classes, palette, present)
 
 
 def _metric_panel(m: str, metres: np.ndarray, known: np.ndarray) -> Panel:

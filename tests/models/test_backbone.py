@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 
 from mmfusion_plugin.models.backbone import adapt_first_convolution, load_pretrained
 
@@ -187,20 +187,81 @@ def mmaction_backbone(**encoders):
                              in_channels=dict(visual=3, audio=1), backbones=encoders))
 
 
-def test_mmaction_resnets_load_torchvision_weights_themselves_and_the_first_kernel_is_averaged(tmp_path):
+STAGE = dict(depth=18, num_stages=1, dilations=(1,), out_indices=(0,))
+
+
+def save_as_torchvision(path):
     """torchvision calls mmaction2's conv1.conv.weight conv1.weight, and conv1.bn.weight bn1.weight."""
-    encoder = dict(type="mmaction.ResNet", depth=18, num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,))
-    torch.manual_seed(1)
-    source = mmaction_backbone(visual=dict(encoder), audio=dict(encoder)).encoders["visual"].state_dict()
-    torchvision = {re.sub(r"conv(\d)\.bn", r"bn\1", name.replace(".conv.", ".")): v for name, v in source.items()}
-    torch.save(torchvision, tmp_path / "resnet18.pth")
-    encoder["pretrained"] = str(tmp_path / "resnet18.pth")
-    backbone = mmaction_backbone(visual=dict(encoder), audio=dict(encoder))
+    encoder = dict(type="mmaction.ResNet", strides=(1,), **STAGE)
+    source = mmaction_backbone(visual=encoder, audio=encoder).encoders["visual"].state_dict()
+    torch.save({re.sub(r"conv(\d)\.bn", r"bn\1", name.replace(".conv.", ".")): v for name, v in source.items()}, path)
+    return source
+
+
+@pytest.mark.parametrize("kind", ["mmaction.ResNet", "ResNet"])
+def test_mmaction_resnets_load_torchvision_weights_themselves_and_the_first_kernel_is_averaged(tmp_path, kind):
+    source = save_as_torchvision(tmp_path / "r.pth")
+    encoder = dict(type=kind, strides=(1,), pretrained=str(tmp_path / "r.pth"), **STAGE)
+    with DefaultScope.overwrite_default_scope("mmaction"):
+        backbone = mmaction_backbone(visual=dict(encoder), audio=dict(encoder))
     backbone.init_weights()
     assert all(torch.equal(v, source[name]) for name, v in backbone.encoders["visual"].state_dict().items())
     audio = backbone.encoders["audio"].state_dict()
     torch.testing.assert_close(audio.pop("conv1.conv.weight"), source["conv1.conv.weight"].mean(1, keepdim=True))
     assert all(torch.equal(v, source[name]) for name, v in audio.items())
+
+
+@pytest.mark.parametrize("kind", ["mmaction.ResNet3dSlowOnly", "ResNet3dSlowOnly"])
+def test_an_encoder_is_known_by_its_base_classes_too(tmp_path, kind):
+    """Its own constructor names neither in_channels nor pretrained2d."""
+    source = save_as_torchvision(tmp_path / "r.pth")
+    encoder = dict(type=kind, spatial_strides=(1,), temporal_strides=(1,), inflate=(0,), lateral=False,
+                   pretrained=str(tmp_path / "r.pth"), **STAGE)
+    with DefaultScope.overwrite_default_scope("mmaction"):
+        backbone = mmaction_backbone(visual=dict(encoder), audio=dict(encoder))
+    backbone.init_weights()
+    kernel = {m: backbone.encoders[m].conv1.conv.weight[:, :, 0] for m in ("visual", "audio")}
+    assert torch.equal(kernel["visual"], source["conv1.conv.weight"])
+    torch.testing.assert_close(kernel["audio"], source["conv1.conv.weight"].mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("scope", ["mmseg", "mmaction"])
+def test_an_encoder_without_in_channels_is_built_under_either_scope(scope):
+    pytest.importorskip("mmaction")
+    small = dict(type="MobileNetV2", widen_factor=0.25)
+    with DefaultScope.overwrite_default_scope(scope):
+        build(in_channels=dict(rgb=3, depth=3), backbones=dict(rgb=small, depth=small))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "change", "table"),
+    [
+        (dict(type="mmseg.SwinTransformer", embed_dims=12, depths=(1,) * 4, num_heads=(1, 2, 3, 6)),
+         [dict(window_size=7), dict(window_size=12)], "stages.0.blocks.0.attn.w_msa.relative_position_bias_table"),
+        (dict(type="mmseg.VisionTransformer", patch_size=16, embed_dims=12, num_layers=1, num_heads=1),
+         [dict(img_size=(32, 32)), dict(img_size=(64, 64))], "pos_embed"),
+    ],
+)
+def test_tables_of_positions_are_resized_as_by_the_encoder_alone(tmp_path, cfg, change, table):
+    source = MODELS.build({**cfg, **change[0]})
+    source.init_weights()
+    state = {name: torch.randn_like(v) for name, v in source.state_dict().items() if v.is_floating_point()}
+    other = {**cfg, **change[1], "init_cfg": save(tmp_path / "a.pth", state)}
+    alone = MODELS.build(other)
+    alone.init_weights()
+    backbone = build(backbones=dict(rgb=other, depth=other))
+    backbone.init_weights()
+    expected = alone.state_dict()
+    assert expected[table].shape != state[table].shape
+    for name, v in backbone.encoders["rgb"].state_dict().items():
+        assert torch.equal(v, expected[name]), name
+    assert torch.equal(backbone.encoders["depth"].state_dict()[table], expected[table])
+
+
+def test_an_encoder_that_ignores_in_channels_is_named():
+    mscan = dict(type="mmseg.MSCAN", embed_dims=[8] * 4, depths=[1] * 4, mlp_ratios=[2] * 4, norm_cfg=dict(type="BN"))
+    with pytest.raises(ValueError, match="in_channels.depth is 1, the first convolution of MSCAN reads 3"):
+        build(backbones=dict(rgb=mscan, depth=mscan))
 
 
 def test_an_encoder_without_in_channels_is_built_and_its_own_number_is_checked():

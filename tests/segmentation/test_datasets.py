@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from mmcv.transforms import Compose
 from mmseg.registry import DATASETS
-from segmentation.scene import LOAD, PACK, dataset_cfg
+from segmentation.scene import LOAD, PACK, SIZE, dataset_cfg
 
 from mmfusion_plugin.segmentation.datasets import CWFIDDataset, DemoRoomsDataset, NYUDepthV2Dataset
+from mmfusion_plugin.segmentation.transforms import check_pipeline
 
 
 def build(root, **options):
@@ -188,6 +190,7 @@ def test_files_are_looked_for_later_where_the_config_says_so(frames):
         (dict(ignore_index=0), r"ignore_index=0"),
         (dict(allow_missing="depth"), r"allow_missing must be a list such as \['depth'\]"),
         (dict(metainfo=None), r"metainfo=dict\(classes"),
+        (dict(metainfo=dict(classes=[str(i) for i in range(256)])), "names 256 classes.*room for 255"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(frames, options, words):
@@ -205,3 +208,70 @@ def test_nyu_colours_can_be_told_apart():
     lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[0]
     # just noticeable side by side is 2.3; across a picture it takes several times that
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(lab, 2)) > 20
+
+
+def test_a_stock_suffix_is_answered_with_what_to_use(frames):
+    cfg = dataset_cfg(frames, img_suffix=".jpg")
+    cfg.pop("suffixes")
+    with pytest.raises(ValueError, match=r"img_suffix='\.jpg'.*dataset\.suffixes"):
+        DATASETS.build(cfg)
+    cfg.pop("img_suffix")
+    with pytest.raises(ValueError, match=r"dataset\.suffixes has no entry for \['depth', 'rgb', 'seg_map_path'\]"):
+        DATASETS.build(cfg)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_saved_predictions_are_numbered_as_the_labels(frames, offset, tmp_path):
+    import cv2
+    import numpy as np
+    from mmseg.evaluation import IoUMetric
+
+    label = np.arange(3).repeat(SIZE[0] // 3)[:, None].repeat(SIZE[1], 1).astype(np.uint8) + offset
+    cv2.imwrite(str(frames / "Label" / "1.png"), label)
+    dataset = build(frames, label_offset=offset)
+    sample = dataset[0]["data_samples"]
+    sample.pred_sem_seg = sample.gt_sem_seg
+    metric = IoUMetric(output_dir=str(tmp_path / "saved"))
+    metric.dataset_meta = dataset.metainfo
+    metric.process({}, [sample.to_dict()])
+    assert np.array_equal(cv2.imread(str(tmp_path / "saved" / "1.png"), -1), label)
+
+
+FLIP = dict(type="mmcv.RandomFlip", prob=0.5)
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (FLIP, r"mmcv.RandomFlip moves image and label and leaves \['depth'\] behind"),
+        (dict(type="RandomChoice", transforms=[[FLIP], []]), "mmcv.RandomFlip moves"),
+        (dict(type="TestTimeAug", transforms=[[FLIP], [PACK]]), "mmcv.RandomFlip moves"),
+        (dict(type="RandomResize", scale=SIZE, resize_type="mmcv.Resize", ratio_range=(1, 2)), "mmcv.Resize moves"),
+        (dict(type="CenterCrop", crop_size=(8, 8)), "mmcv.CenterCrop moves"),
+    ],
+)
+def test_stock_transforms_that_leave_the_depth_behind_are_refused(frames, step, words):
+    with pytest.raises(ValueError, match=words):
+        DATASETS.build(dataset_cfg(frames, [*LOAD, step, PACK]))
+
+
+def test_albumentations_may_not_move_the_label_alone():
+    from mmseg.datasets.transforms import Albu
+
+    step = Albu.__new__(Albu)  # it would ask for a library that need not be installed
+    step.keymap_to_albu = dict(img="image", gt_seg_map="mask")
+    pipeline = Compose([LOAD[0], step])
+    with pytest.raises(ValueError, match=r"mmseg.Albu moves.*keymap=dict\(img='image'\)"):
+        check_pipeline(pipeline)
+    del step.keymap_to_albu["gt_seg_map"]
+    check_pipeline(pipeline)
+
+
+def test_stock_jitter_is_for_one_colour_picture(frames):
+    """With depth beside it, colour is all that is stacked; two stacked sensors would be jittered as one."""
+    jitter = dict(type="PhotoMetricDistortion")
+    DATASETS.build(dataset_cfg(frames, [*LOAD, jitter, PACK]))
+    names = ["rgb", "nir"]
+    load = dict(type="LoadModalities", modalities=names, sensors=dict(rgb=dict(kind="color"), nir=dict(kind="gray")))
+    with pytest.raises(ValueError, match=r"channels \{'rgb': 3, 'nir': 1\}.*ColorJitter"):
+        check_pipeline(Compose([load, jitter]))

@@ -8,6 +8,7 @@ from mmseg.registry import MODELS
 from segmentation.scene import LOAD, PACK, SIZE, model_cfg
 
 from mmfusion_plugin.segmentation.inference import inference_model, init_model
+from mmfusion_plugin.segmentation.transforms import LoadSegLabel
 
 
 @pytest.fixture
@@ -38,6 +39,18 @@ def test_missing_sensors(model, frames):
         inference_model(model, dict(rgb=None, depth=None))
     with pytest.raises(ValueError, match="the model knows"):
         inference_model(model, dict(rgb=rgb, depth=None, nir=rgb))
+
+
+@pytest.mark.parametrize("kind", [LoadSegLabel, "mmseg.LoadSegLabel", f"{LoadSegLabel.__module__}.LoadSegLabel"])
+def test_the_label_is_left_out_however_the_config_names_it(model, frames, kind):
+    model.cfg.test_pipeline = [LOAD[0], dict(type=kind), PACK]
+    sample = inference_model(model, dict(rgb=str(frames / "RGB" / "1.png"), depth=None))
+    assert sample.pred_sem_seg.data.shape == (1, *SIZE)
+
+
+def test_a_file_without_a_modality_is_refused(model):
+    with pytest.raises(ValueError, match=r"dict\(rgb=\.\.\., depth=\.\.\.\), got a\.png"):
+        inference_model(model, "a.png")
 
 
 def test_the_given_config_stays_as_it_is(tmp_path):

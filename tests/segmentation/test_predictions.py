@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmseg.registry import DATASETS, MODELS
 from segmentation.scene import LOAD, PACK, SIZE, dataset_cfg, model_cfg
 
-from mmfusion_plugin.segmentation.predictions import mean_iou, pick
+from mmfusion_plugin.segmentation.predictions import LabelError, mean_iou, pick
 
 
 def test_mean_iou_by_hand():
@@ -29,3 +29,16 @@ def test_the_worst_frame_comes_first(frames):
     assert len(everything) == len(dataset) and scores == everything[:3]
     spread = [p.score for p in pick(model, dataset, 2, spread=True)]
     assert spread == [everything[0], everything[-1]]
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([LOAD[0], PACK], "1.png has no label"),
+        ([*LOAD, dict(type="Resize", scale_factor=0.5), PACK], "24x32, its prediction .* 48x64; put LoadSegLabel"),
+    ],
+)
+def test_labels_that_cannot_be_compared_are_named(frames, steps, words):
+    model = MODELS.build(Config(dict(model=model_cfg())).model).eval()
+    with pytest.raises(LabelError, match=words):
+        pick(model, DATASETS.build(dataset_cfg(frames, steps)), 1)

@@ -110,6 +110,7 @@ def test_test_missing_hides_in_evaluation_alone():
         (dict(invalid=dict(nir=0)), "data_preprocessor.invalid names"),
         (dict(bgr_to_rgb=["nir"]), "data_preprocessor.bgr_to_rgb names"),
         (dict(bgr_to_rgb=["depth"]), "has 1 channels"),
+        (dict(bgr_to_rgb=True), r"bgr_to_rgb must be a list such as \[.rgb.\], got True"),
         (dict(test_missing="depth"), "must be a list"),
         (dict(mean=dict(rgb=[0.0] * 3, depth=2.0)), "mean.depth must list one value"),
         (dict(modalities=["rgb", "rgb", "depth"]), "different names"),

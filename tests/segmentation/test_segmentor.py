@@ -10,6 +10,10 @@ from mmengine.optim import OptimWrapper
 from mmseg.registry import DATASETS, MODELS
 from segmentation.scene import LOAD, PACK, SIZE, dataset_cfg, model_cfg
 
+HEAD = model_cfg()["decode_head"]
+FCN = dict(type="FCNHead", in_channels=64, in_index=3, channels=8, num_convs=1, num_classes=3, concat_input=False,
+           norm_cfg=dict(type="BN"), align_corners=False)
+
 
 def build(**options):
     torch.manual_seed(0)
@@ -44,9 +48,7 @@ def test_fusion_losses_join_the_task_loss(frames):
 
 
 def test_modality_heads_train_each_encoder(frames):
-    head = dict(type="FCNHead", in_channels=64, in_index=3, channels=8, num_convs=1, num_classes=3, concat_input=False,
-                norm_cfg=dict(type="BN"), align_corners=False)
-    model = build(modality_heads=dict(rgb=head, depth=head))
+    model = build(modality_heads=dict(rgb=FCN, depth=FCN))
     losses = losses_of(model, batch(frames, [(0, "depth")]))
     losses["aux_depth.loss_ce"].backward()
     encoders = model.backbone.encoders
@@ -55,13 +57,11 @@ def test_modality_heads_train_each_encoder(frames):
     everywhere = losses_of(model, batch(frames, [(i, "depth") for i in range(3)]))
     assert everywhere["aux_depth.loss_ce"] == 0
     with pytest.raises(ValueError, match="modality_heads names"):
-        build(modality_heads=dict(nir=head))
+        build(modality_heads=dict(nir=FCN))
 
 
 def test_modality_heads_are_initialised():
-    head = dict(type="FCNHead", in_channels=64, in_index=3, channels=8, num_convs=1, num_classes=3, concat_input=False,
-                norm_cfg=dict(type="BN"), align_corners=False)
-    model = build(modality_heads=dict(depth=head))
+    model = build(modality_heads=dict(depth=FCN))
     model.init_weights()
     assert model.modality_heads["depth"].conv_seg.weight.std() < 0.02  # mmsegmentation: normal, std 0.01
 
@@ -187,3 +187,43 @@ def test_predictions_reconstruct_nothing(frames):
     model.eval()
     fed = model.data_preprocessor(data, False)
     assert "fusion.loss_recon" in model.fusion_output(fed["inputs"], fed["data_samples"]).losses, "asked for by name"
+
+
+STOCK = dict(type="SegDataPreProcessor", mean=[120.0] * 3, std=[60.0] * 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(pretrained="a.pth"), r"model\.pretrained is 'a\.pth'.*backbone\.backbones\.<modality>\.init_cfg"),
+        (dict(data_preprocessor=STOCK), "lists 3 channels.*use MultimodalSegDataPreProcessor"),
+        (dict(test_cfg=None), r"model\.test_cfg is missing"),
+        (dict(test_cfg=dict(mode="slide", crop_size=SIZE)), "mode='slide' and no stride"),
+        (dict(decode_head={**HEAD, "in_channels": [8, 16, 32, 128]}), r"decode_head\.in_channels is .*128"),
+        (dict(decode_head={**FCN, "in_index": 4}), r"decode_head\.in_index is 4, model\.neck gives 4 levels"),
+        (dict(decode_head={**FCN, "in_channels": [8, 16], "in_index": [0, 2], "input_transform": "resize_concat"}),
+         r"decode_head\.in_channels is 24, model\.neck gives \[8, 32\]"),
+        (dict(auxiliary_head=[FCN, {**FCN, "in_channels": 8}]), r"auxiliary_head\[1\]\.in_channels is 8"),
+        (dict(modality_heads=dict(rgb={**FCN, "in_index": 2})), r"modality_heads\.rgb\.in_channels is 64, the 'rgb'"),
+        (dict(decode_head={**HEAD, "loss_decode": dict(type="CrossEntropyLoss", loss_name="ce")}),
+         r"decode_head\.loss_decode\.loss_name is 'ce'.*call it 'loss_ce'"),
+        (dict(neck=dict(type="SumFusion", modalities=["rgb", "depth"], in_channels=dict(rgb=64, depth=64))),
+         "a width per level"),
+    ],
+)
+def test_half_converted_configs_name_the_key(options, words):
+    with pytest.raises(ValueError, match=words):
+        build(**options)
+
+
+def test_heads_that_fit_are_taken():
+    concat = {**FCN, "in_channels": [8, 16], "in_index": [0, 1], "input_transform": "resize_concat"}
+    build(decode_head=concat, auxiliary_head=[{**FCN, "in_index": -1}], modality_heads=dict(rgb=FCN), pretrained=None)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_head_of_another_number_of_classes_is_named(frames, classes):
+    """Too few end in an index error, too many in classes that nothing trains."""
+    model = build(decode_head={**HEAD, "num_classes": classes})
+    with pytest.raises(ValueError, match=rf"model\.decode_head\.num_classes is {classes}.*names \[3\]"):
+        losses_of(model, batch(frames))

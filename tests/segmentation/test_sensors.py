@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 
 import cv2
 import numpy as np
@@ -73,6 +75,11 @@ def test_a_wrong_unit_is_a_loud_warning_once(tmp_path):
 def test_a_float_array_is_taken_as_metres():
     metres = Sensor("depth", "depth").read(np.array([[1.5, np.nan, -1, 0]]))
     np.testing.assert_allclose(metres, [[1.5, 0, 0, 0]])
+
+
+def test_float_millimetres_are_answered_with_what_a_float_array_is():
+    with pytest.warns(UserWarning, match="A float array is taken as metres"):
+        Sensor("depth", "depth").read(np.full((4, 4), 2500.0))
 
 
 def test_grey_images_keep_sixteen_bits(tmp_path):
@@ -178,6 +185,28 @@ def test_a_label_with_a_palette_is_read_by_number(tmp_path):
     image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
     image.save(tmp_path / "label.png")
     assert np.array_equal(read_label(tmp_path / "label.png"), numbers)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_grey_label_of_few_bits_is_read_by_number(tmp_path, bits):
+    """OpenCV spreads them over 0..255, and the highest would be "ignore"."""
+    numbers = np.random.default_rng(0).integers(0, 2**bits, (5, 8)).astype(np.uint8)
+    per_bit = np.unpackbits(numbers[..., None], axis=2)[..., -bits:]
+    rows = b"".join(b"\0" + np.packbits(row.ravel()).tobytes() for row in per_bit)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 5, bits, 0, 0, 0, 0)), (b"IDAT", zlib.compress(rows)),
+              (b"IEND", b"")]
+    content = b"".join(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+                       for name, body in chunks)
+    (tmp_path / "label.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    assert np.array_equal(read_label(tmp_path / "label.png"), numbers)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3)])
+def test_sixteen_bits_are_no_colour_picture(tmp_path, shape):
+    """OpenCV would keep the high byte alone."""
+    path = png(tmp_path / "depth.png", np.full(shape, 2500, np.uint16))
+    with pytest.raises(SensorReadError, match=r"depth\.png is uint16.*kind='color'.*change sensors\.rgb\.kind"):
+        Sensor("rgb", "color").read(path)
 
 
 def test_a_label_in_colours_is_refused(tmp_path):

@@ -337,3 +337,18 @@ def test_a_missing_encoded_image_has_its_own_channels(frames):
 def test_names_that_cannot_be_used(names, words):
     with pytest.raises(ValueError, match=words):
         TRANSFORMS.build(dict(type="LoadModalities", modalities=names, sensors={m: dict(kind="gray") for m in names}))
+
+
+def test_what_says_that_a_sensor_is_missing_is_always_packed(frames):
+    paths = {**sample(frames)["modality_paths"], "depth": None}
+    steps = Compose([*LOAD, {**PACK, "meta_keys": ("img_path",)}])
+    meta = steps(sample(frames, modality_paths=paths, dataset_classes=3))["data_samples"].metainfo
+    assert meta["available"] == dict(rgb=True, depth=False)
+    assert meta["modality_paths"] == paths
+    assert meta["dataset_classes"] == 3
+
+
+@pytest.mark.parametrize("step", [dict(type="ColorJitter"), PACK])
+def test_stock_loading_is_answered_with_what_to_use(frames, step):
+    with pytest.raises(ValueError, match="LoadModalities instead of LoadImageFromFile"):
+        run([dict(type="LoadImageFromFile"), step], frames)

@@ -3,14 +3,16 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-from mmseg.registry import MODELS
-from segmentation.scene import model_cfg
+from mmengine.dataset import pseudo_collate
+from mmseg.registry import DATASETS, MODELS
+from segmentation.scene import LOAD, PACK, dataset_cfg, model_cfg
 
 from mmfusion_plugin.segmentation.visualize import (
     RIGHT,
     WRONG,
     Panel,
     draw_grid,
+    draw_sample,
     error_panel,
     label_panel,
     sensor_panels,
@@ -28,6 +30,25 @@ def test_panels_show_the_sensors_own_units():
     assert metres.caption == "depth 1.01 m (dark) to 2.46 m (bright), 25% unknown"
     near, far = metres.image[0, 0].astype(int), metres.image[2, 4].astype(int)
     assert np.abs(near - far).sum() > 100
+
+
+def test_colours_are_drawn_as_they_are_whether_the_model_gets_them_reversed_or_not():
+    red = torch.zeros(3, 4, 5, dtype=torch.uint8)
+    red[2] = 255  # files are read as BGR
+    for reverse in ([], ["rgb"]):
+        preprocessor = MODELS.build(dict(type="MultimodalSegDataPreProcessor", modalities=["rgb"], bgr_to_rgb=reverse,
+                                         mean=dict(rgb=[10.0, 20.0, 30.0]), std=dict(rgb=[60.0] * 3)))
+        stacked = preprocessor(dict(inputs=[dict(rgb=red)]))["inputs"][0]
+        assert sensor_panels(preprocessor, stacked)[0].image[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_frame_without_a_label_is_drawn_without_it(frames, tmp_path):
+    preprocessor = MODELS.build(model_cfg()["data_preprocessor"])
+    dataset = DATASETS.build(dataset_cfg(frames, [LOAD[0], PACK], test_mode=True,
+                                         data_prefix=dict(rgb="RGB", depth="Depth")))
+    path = draw_sample(dataset, preprocessor, preprocessor(pseudo_collate([dataset[0]])), tmp_path / "test_000")
+    assert path.name == "test_000_1.png"
+    assert cv2.imread(str(path)).std() > 5
 
 
 def test_a_missing_sensor_is_called_missing():
