@@ -65,6 +65,12 @@ class FusionOutput:
         self.diagnostics = {name: value.detach() for name, value in self.diagnostics.items()}
         self.per_sample = {name: value.detach() for name, value in self.per_sample.items()}
 
+    def __getitem__(self, index: object) -> Tensor:
+        """Raises TypeError: who takes this for a pyramid is a model of another library."""
+        raise TypeError(
+            "a fusion neck gives a FusionOutput, whose .fused a head reads; set model.type='FusionEncoderDecoder' "
+            "(mmsegmentation's EncoderDecoder knows no fusion) or 'FusionRecognizer'")
+
 
 def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
     """Names in ring order. Raises ValueError unless there are two or more different names."""

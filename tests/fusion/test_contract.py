@@ -89,3 +89,8 @@ def test_masks_must_be_boolean_and_of_the_batch():
         check(feats, present(WIDTHS, batch=3))
     with pytest.raises(ValueError, match="available names"):
         check(feats, present(["rgb"]))
+
+
+def test_a_model_that_takes_the_output_for_a_pyramid_is_told_what_to_use():
+    with pytest.raises(TypeError, match="model.type='FusionEncoderDecoder'"):
+        FusionOutput((torch.ones(1), ))[0]
