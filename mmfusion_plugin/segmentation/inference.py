@@ -14,6 +14,7 @@ from mmseg.apis import init_model as mmseg_init_model
 from mmseg.structures import SegDataSample
 from torch import nn
 
+from mmfusion_plugin.engine.launch import type_name
 from mmfusion_plugin.models.samples import short
 
 from .transforms import check_pipeline
@@ -68,16 +69,10 @@ def inference_model(model: nn.Module, sources: Mapping[str, str | Path | np.ndar
     paths = {m: None if m in missing else sources[m] for m in modalities}
     if all(path is None for path in paths.values()):
         raise ValueError(f"every modality of {modalities} is missing; give at least one")
-    pipeline = Compose([step for step in model.cfg.test_pipeline if _type_name(step) not in ANNOTATION])
+    pipeline = Compose([step for step in model.cfg.test_pipeline if type_name(step) not in ANNOTATION])
     check_pipeline(pipeline)
     named = {m: p if p is None or isinstance(p, np.ndarray) else str(p) for m, p in paths.items()}
     image_path = next((p for p in named.values() if isinstance(p, str)), None)
     data = pipeline({"modality_paths": named, "img_path": image_path, "seg_fields": []})
     with torch.no_grad():
         return model.test_step(pseudo_collate([data]))[0]
-
-
-def _type_name(step: Mapping) -> str:
-    """Class name of what a config's type says: a class, or its name with or without scope or module."""
-    kind = step["type"]
-    return kind.split(".")[-1] if isinstance(kind, str) else kind.__name__

@@ -87,7 +87,7 @@ def test_masks_must_be_boolean_and_of_the_batch():
         check(feats, {m: torch.ones(4) for m in WIDTHS})
     with pytest.raises(ValueError, match="shape"):
         check(feats, present(WIDTHS, batch=3))
-    with pytest.raises(ValueError, match="available names"):
+    with pytest.raises(ValueError, match="available holds"):
         check(feats, present(["rgb"]))
 
 
