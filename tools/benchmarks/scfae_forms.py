@@ -27,10 +27,12 @@ class GatedExchange(SCFAE):
         for layer in self.P_gate.values():
             nn.init.zeros_(layer.bias)
 
-    def _exchange(self, V: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    def _exchange(
+        self, V: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None
+    ) -> dict[str, dict[str, Tensor]]:
         return {
             m: dict(part, shared=part["shared"] * 2 * self.P_gate[m](part["specific"]).sigmoid())
-            for m, part in super()._exchange(V, available).items()}
+            for m, part in super()._exchange(V, available, weights).items()}
 
 
 @MODELS.register_module()
