@@ -17,7 +17,7 @@ from string import Template
 __all__ = ["main", "starter"]
 
 LOOK = ", look at what the model gets:\n    python tools/browse_dataset.py THIS_FILE --out pictures\nand"
-KINDS = ("color", "gray", "depth")
+KINDS = ("color", "gray", "depth", "image")
 NECKS = ("SCFAE", "UDML", "ConcatFusion", "SumFusion", "MLPFusion", "GatedFusion", "FiLMFusion", "CrossAttentionFusion")
 
 HEAD = '''"""$title
@@ -38,8 +38,8 @@ label_offset = 0
 palette = [[(37 * i) % 256, (91 * i) % 256, (173 * i) % 256] for i in range(len(classes))]
 crop_size = (480, 640)  # CHANGE. Height, width
 
-# CHANGE. color: 8 bit; gray: 8 bit, or dtype='uint16'; depth: scale is metres per count, invalid the count
-# that stands for no reading
+# CHANGE. color: 8 bit; gray: 8 bit, or dtype='uint16'; image: encoded pictures such as HHA, channels as stored;
+# depth: scale is metres per count, invalid the count that stands for no reading
 sensors = dict(
 $sensors)
 load = [
@@ -224,6 +224,7 @@ env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_c
 NOISE = dict(
     color="dict(kind='image', levels=(1, 11), scale=dict(gaussian=10.0))",  # grey levels
     gray="dict(kind='image', levels=(1, 11), scale=dict(gaussian=10.0))",
+    image="dict(kind='image', levels=(1, 11), scale=dict(gaussian=10.0))",
     depth="dict(kind='depth', valid_range=(0.1, 10.0), levels=(1, 11), scale=dict(gaussian=0.2))",  # metres
     spectrogram="dict(kind='spectrogram', levels=(1, 11), scale=dict(gaussian=0.3))",  # of the logarithm
     features="dict(kind='vector', levels=(1, 11), scale=dict(gaussian=0.3))")  # standard deviations
@@ -269,10 +270,11 @@ def _segmentation(kinds: Mapping[str, str], neck: str) -> str:
     names = list(kinds)
     colours = [m for m in names if kinds[m] == "color"]
     describe = dict(
-        color="dict(kind='color')", gray="dict(kind='gray')",
+        color="dict(kind='color')", gray="dict(kind='gray')", image="dict(kind='image')",
         depth="dict(kind='depth', dtype='uint16', scale=0.001, invalid=0, valid_range=(0.1, 10.0))")
-    means = dict(color="[123.675, 116.28, 103.53]", gray="[128.0]", depth="[2.8]")
-    stds = dict(color="[58.395, 57.12, 57.375]", gray="[64.0]", depth="[1.4]")
+    means = dict(color="[123.675, 116.28, 103.53]", gray="[128.0]", depth="[2.8]",
+                 image="[128.0, 128.0, 128.0]")
+    stds = dict(color="[58.395, 57.12, 57.375]", gray="[64.0]", depth="[1.4]", image="[64.0, 64.0, 64.0]")
     udml = neck == "UDML"
     return SEGMENTATION.substitute(
         title=f"Segmentation from {', '.join(names)}, fused by {neck}.", scope="mmseg", look=LOOK,
@@ -284,7 +286,7 @@ def _segmentation(kinds: Mapping[str, str], neck: str) -> str:
         suffixes=", ".join(f"{m}=['.jpg', '.png']" if kinds[m] == "color" else f"{m}='.png'" for m in names),
         mean=", ".join(f"{m}={means[kinds[m]]}" for m in names), std=", ".join(f"{m}={stds[kinds[m]]}" for m in names),
         colours=repr(colours), invalid=", ".join(f"{m}=0" for m in names if kinds[m] == "depth"),
-        channels=", ".join(f"{m}={3 if kinds[m] == 'color' else 1}" for m in names),
+        channels=", ".join(f"{m}={3 if kinds[m] in ('color', 'image') else 1}" for m in names),
         encoders=_each(names, "{m}=encoder"),
         neck=_neck(neck, f"dict({_each(names, '{m}=widths')})", "widths", "width=0.125, ", 0.3),
         noise=_noise(kinds) if udml else "", hooks=_hooks(udml))

@@ -82,7 +82,7 @@ def test_every_neck_makes_a_config_that_builds(neck, tmp_path):
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
-    for task, given in (("segmentation", SENSORS), ("features", dict(a="3", b="4", c="5")), ("recognition", {})):
+    for task, given in (("segmentation", dict(SENSORS, hha="image")), ("features", dict(a="3", b="4", c="5")), ("recognition", {})):
         path = tmp_path / f"{task}.py"
         path.write_text(starter(task, given, neck))
         cfg = Config.fromfile(path)
@@ -94,7 +94,7 @@ def test_every_neck_makes_a_config_that_builds(neck, tmp_path):
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["segmentation", "x.py", "rgb=color"], "two or more modalities"),
-    (["segmentation", "x.py", "rgb=color", "depth=metres"], "one of .*'depth'\\], got {'depth': 'metres'}"),
+    (["segmentation", "x.py", "rgb=color", "depth=metres"], "one of .*'image'\\], got {'depth': 'metres'}"),
     (["segmentation", "x.py", "rgb=color", "rgb=depth"], "named twice"),
     (["segmentation", "x.py", "rgb=color", "near-infrared=gray"], "Python names"),
     (["features", "x.py", "a=3", "b"], "number of channels"),
