@@ -342,7 +342,7 @@ def _neck(neck: str, widths: str, out: str, scfae: str, dropout: float) -> str:
     indent = " " * (19 if udml else 8)
     options += (f"\n{indent}" if len(options) > 60 else "") + f"modality_dropout={dropout}"
     options = options.replace(", \n", ",\n")
-    outer = f"dict(\n        type={neck!r}, modalities=modalities, in_channels={widths},\n        "
+    outer = f"dict(\n        type={neck!r}, modalities=modalities,\n        in_channels={widths},\n        "
     return f"{outer}inner=dict(type='SCFAE', {options}))" if udml else f"{outer}{options})"
 
 

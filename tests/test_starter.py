@@ -82,7 +82,8 @@ def test_every_neck_makes_a_config_that_builds(neck, tmp_path):
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
-    for task, given in (("segmentation", dict(SENSORS, hha="image")), ("features", dict(a="3", b="4", c="5")), ("recognition", {})):
+    tasks = dict(segmentation=dict(SENSORS, hha="image"), features=dict(a="3", b="4", c="5"), recognition={})
+    for task, given in tasks.items():
         path = tmp_path / f"{task}.py"
         path.write_text(starter(task, given, neck))
         cfg = Config.fromfile(path)
