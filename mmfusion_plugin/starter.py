@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from keyword import iskeyword
 from pathlib import Path
 from string import Template
 
 __all__ = ["main", "starter"]
 
 LOOK = ", look at what the model gets:\n    python tools/browse_dataset.py THIS_FILE --out pictures\nand"
-KINDS = ("color", "gray", "depth", "image")
 NECKS = ("SCFAE", "UDML", "ConcatFusion", "SumFusion", "MLPFusion", "GatedFusion", "FiLMFusion", "CrossAttentionFusion")
 
 HEAD = '''"""$title
@@ -220,14 +221,30 @@ visualizer = dict(type='ActionVisualizer', vis_backends=[dict(type='LocalVisBack
 randomness = dict(seed=0)
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))
 '''
-# of levels 1 to 11, what one is worth
-NOISE = dict(
-    color="dict(kind='image', levels=(1, 11), scale=dict(gaussian=10.0))",  # grey levels
-    gray="dict(kind='image', levels=(1, 11), scale=dict(gaussian=10.0))",
-    image="dict(kind='image', levels=(1, 11), scale=dict(gaussian=10.0))",
-    depth="dict(kind='depth', valid_range=(0.1, 10.0), levels=(1, 11), scale=dict(gaussian=0.2))",  # metres
-    spectrogram="dict(kind='spectrogram', levels=(1, 11), scale=dict(gaussian=0.3))",  # of the logarithm
-    features="dict(kind='vector', levels=(1, 11), scale=dict(gaussian=0.3))")  # standard deviations
+# what training injects, of levels 1 to 11
+GREY_LEVELS = "dict(kind='image', levels=(1, 11), scale=dict(gaussian=10.0))"
+METRES = "dict(kind='depth', valid_range=(0.1, 10.0), levels=(1, 11), scale=dict(gaussian=0.2))"
+LOGARITHM = "dict(kind='spectrogram', levels=(1, 11), scale=dict(gaussian=0.3))"
+DEVIATIONS = "dict(kind='vector', levels=(1, 11), scale=dict(gaussian=0.3))"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A sensor's kind as the config writes it."""
+
+    sensor: str
+    mean: Sequence[float]
+    std: Sequence[float]
+    noise: str = GREY_LEVELS
+    suffix: str = "'.png'"
+
+
+KINDS = dict(
+    color=_Kind("dict(kind='color')", [123.675, 116.28, 103.53], [58.395, 57.12, 57.375], suffix="['.jpg', '.png']"),
+    gray=_Kind("dict(kind='gray')", [128.0], [64.0]),
+    depth=_Kind("dict(kind='depth', dtype='uint16', scale=0.001, invalid=0, valid_range=(0.1, 10.0))", [2.8], [1.4],
+                METRES),
+    image=_Kind("dict(kind='image')", [128.0, 128.0, 128.0], [64.0, 64.0, 64.0]))
 
 
 def starter(task: str, given: Mapping[str, str], neck: str = "SCFAE") -> str:
@@ -250,9 +267,9 @@ def starter(task: str, given: Mapping[str, str], neck: str = "SCFAE") -> str:
         return _recognition(neck)
     if len(given) < 2:
         raise ValueError(f"fusion needs two or more modalities, got {dict(given)}")
-    odd = [m for m in given if not m.isidentifier()]
+    odd = [m for m in given if not m.isidentifier() or iskeyword(m) or m == "label"]
     if odd:
-        raise ValueError(f"names of modalities are Python names here, such as 'rgb'; got {odd}")
+        raise ValueError(f"names of modalities are Python names here, such as 'rgb', and not 'label'; got {odd}")
     if task == "segmentation":
         unknown = {m: kind for m, kind in given.items() if kind not in KINDS}
         if unknown:
@@ -269,27 +286,23 @@ def starter(task: str, given: Mapping[str, str], neck: str = "SCFAE") -> str:
 def _segmentation(kinds: Mapping[str, str], neck: str) -> str:
     names = list(kinds)
     colours = [m for m in names if kinds[m] == "color"]
-    describe = dict(
-        color="dict(kind='color')", gray="dict(kind='gray')", image="dict(kind='image')",
-        depth="dict(kind='depth', dtype='uint16', scale=0.001, invalid=0, valid_range=(0.1, 10.0))")
-    means = dict(color="[123.675, 116.28, 103.53]", gray="[128.0]", depth="[2.8]",
-                 image="[128.0, 128.0, 128.0]")
-    stds = dict(color="[58.395, 57.12, 57.375]", gray="[64.0]", depth="[1.4]", image="[64.0, 64.0, 64.0]")
+    known = {m: KINDS[kind] for m, kind in kinds.items()}
     udml = neck == "UDML"
     return SEGMENTATION.substitute(
         title=f"Segmentation from {', '.join(names)}, fused by {neck}.", scope="mmseg", look=LOOK,
         modalities=repr(names),
         layout=f"{', '.join(f'{m}/' for m in names)}, label/, train.txt, val.txt (a frame's name in each line)",
-        sensors=",\n".join(f"    {m}={describe[kinds[m]]}" for m in names),
+        sensors=",\n".join(f"    {m}={kind.sensor}" for m, kind in known.items()),
         jitter="".join(f"    dict(type='ColorJitter', modality={m!r}),\n" for m in colours),
         folders=_each(names, "{m}={m!r}"),
-        suffixes=", ".join(f"{m}=['.jpg', '.png']" if kinds[m] == "color" else f"{m}='.png'" for m in names),
-        mean=", ".join(f"{m}={means[kinds[m]]}" for m in names), std=", ".join(f"{m}={stds[kinds[m]]}" for m in names),
+        suffixes=", ".join(f"{m}={kind.suffix}" for m, kind in known.items()),
+        mean=", ".join(f"{m}={kind.mean}" for m, kind in known.items()),
+        std=", ".join(f"{m}={kind.std}" for m, kind in known.items()),
         colours=repr(colours), invalid=", ".join(f"{m}=0" for m in names if kinds[m] == "depth"),
-        channels=", ".join(f"{m}={3 if kinds[m] in ('color', 'image') else 1}" for m in names),
+        channels=", ".join(f"{m}={len(kind.mean)}" for m, kind in known.items()),
         encoders=_each(names, "{m}=encoder"),
         neck=_neck(neck, f"dict({_each(names, '{m}=widths')})", "widths", "width=0.125, ", 0.3),
-        noise=_noise(kinds) if udml else "", hooks=_hooks(udml))
+        noise=_noise({m: kind.noise for m, kind in known.items()}) if udml else "", hooks=_hooks(udml))
 
 
 def _recognition(neck: str) -> str:
@@ -298,7 +311,7 @@ def _recognition(neck: str) -> str:
         normalise=",\n        # None: log magnitudes as they are"
                   "\n        mean=dict(visual=[123.675, 116.28, 103.53], audio=None),\n"
                   "        std=dict(visual=[58.395, 57.12, 57.375], audio=None)",
-        noise=_noise(dict(visual="color", audio="spectrogram")) if udml else "", channels="visual=3, audio=1",
+        noise=_noise(dict(visual=GREY_LEVELS, audio=LOGARITHM)) if udml else "", channels="visual=3, audio=1",
         encoders="            visual=dict(type='ResNet', depth=18, norm_eval=False),\n"
                  "            audio=dict(type='ResNet', depth=18, norm_eval=False)",
         frames="    frames_per_clip=dict(visual=3),  # LoadClip.num_frames\n", width=512, aux=0.0,
@@ -315,7 +328,7 @@ def _recognition(neck: str) -> str:
 def _features(channels: Mapping[str, str], neck: str) -> str:
     names, udml = list(channels), neck == "UDML"
     model = Template(MODEL).substitute(
-        normalise="", noise=_noise(dict.fromkeys(names, "features")) if udml else "",
+        normalise="", noise=_noise(dict.fromkeys(names, DEVIATIONS)) if udml else "",
         channels=", ".join(f"{m}={int(channels[m])}" for m in names),
         encoders=",\n".join(
             f"            {m}=dict(type='FeatureEncoder', hidden_channels=64, out_channels=64, dropout=0.5)"
@@ -346,9 +359,9 @@ def _neck(neck: str, widths: str, out: str, scfae: str, dropout: float) -> str:
     return f"{outer}inner=dict(type='SCFAE', {options}))" if udml else f"{outer}{options})"
 
 
-def _noise(kinds: Mapping[str, str]) -> str:
+def _noise(noise: Mapping[str, str]) -> str:
     """What UDML learns from."""
-    lines = ",\n".join(f"                {m}={NOISE[kind]}" for m, kind in kinds.items())
+    lines = ",\n".join(f"                {m}={what}" for m, what in noise.items())
     return (",\n        train_noise=dict(  # CHANGE. scale: standard deviation of a level, in the sensor's unit\n"
             f"            noise=dict(\n{lines}),\n            clean_share=0.5, mode='one', start=0.5)")
 

@@ -98,6 +98,7 @@ def test_every_neck_makes_a_config_that_builds(neck, tmp_path):
     (["segmentation", "x.py", "rgb=color", "depth=metres"], "one of .*'image'\\], got {'depth': 'metres'}"),
     (["segmentation", "x.py", "rgb=color", "rgb=depth"], "named twice"),
     (["segmentation", "x.py", "rgb=color", "near-infrared=gray"], "Python names"),
+    (["features", "x.py", "class=3", "b=4"], "Python names"), (["features", "x.py", "a=3", "label=4"], "not 'label'"),
     (["features", "x.py", "a=3", "b"], "number of channels"),
     (["features", "x.py", "a=3", "b=0"], "number of channels"),
     (["recognition", "x.py", "a=3", "b=4"], "takes no modalities"),

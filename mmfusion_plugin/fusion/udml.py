@@ -337,10 +337,10 @@ class UDML(nn.Module):
         statistics: Mapping[str, Tensor] | None = None,
     ) -> FusionOutput:
         check_names(self.modalities, feats, "the batch")
-        for what, given in dict(available=available, levels=levels, alpha=alpha, energies=energies,
+        for what, known in dict(available=available, levels=levels, alpha=alpha, energies=energies,
                                 disagreements=disagreements, statistics=statistics).items():
-            if given is not None:
-                check_names(self.modalities, given, what)
+            if known is not None:
+                check_names(self.modalities, known, what)
         if self.training:
             refuse_recomputation("UDML")
         if self.reads_statistics and statistics is None:
@@ -386,10 +386,14 @@ class UDML(nn.Module):
                available: Mapping[str, Tensor], single: bool, grid: tuple[int, int] | None = None) -> FusionOutput:
         """The inner fusion of features that count for what their modality weighs."""
         counts = {m: tuple(self._factor(x, weights[m], grid) for x in feats[m]) for m in self.modalities}
-        if not self.hands_weights:
-            feats = {m: [x * factor for x, factor in zip(feats[m], counts[m])] for m in self.modalities}
-        given = [{m: x[0] if single else tuple(x) for m, x in part.items()} for part in (feats, counts)]
-        return self.inner(given[0], available, *given[1:] if self.hands_weights else ())
+
+        def handed(levels: Mapping[str, Sequence[Tensor]]) -> dict:
+            return {m: x[0] if single else tuple(x) for m, x in levels.items()}
+
+        if self.hands_weights:
+            return self.inner(handed(feats), available, handed(counts))
+        weighted = {m: [x * factor for x, factor in zip(feats[m], counts[m])] for m in self.modalities}
+        return self.inner(handed(weighted), available)
 
     def _cells(self, statistics: Mapping[str, Tensor] | None, grid: tuple[int, int] | None) -> Mapping | None:
         """(B, S, h, w) -> (B h w, S)."""
