@@ -163,10 +163,30 @@ def test_a_record_that_lacks_its_end_alone_is_kept(tmp_path):
 def test_what_a_table_command_cannot_do_is_a_line(tmp_path, capsys, words, said):
     parser = argparse.ArgumentParser()
     add_table_arguments(parser, "here", str(tmp_path / "table.jsonl"), "anything")
-    args = parser.parse_args([*words, "--seeds", "0", "0"])
-    assert run_table_tool(args, [job(tmp_path, seed=seed) for seed in args.seeds], [], "") == 2
+    args = parser.parse_args([*words, "--seeds", "0", "0", "--data-root", str(tmp_path)])
+    (tmp_path / "list.txt").touch()
+    assert run_table_tool(args, [job(tmp_path, seed=seed) for seed in args.seeds], [], "", reads="list.txt") == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_what_is_there_is_listed_and_printed_without_the_data(tmp_path, capsys):
+    results = tmp_path / "table.jsonl"
+    run([job(tmp_path)], results)
+    parser = argparse.ArgumentParser()
+    add_table_arguments(parser, "nowhere", str(results), "anything")
+
+    def tool(*words: str) -> tuple[int, str, str]:
+        args = parser.parse_args(words)
+        code = run_table_tool(
+            args, [job(tmp_path)], [], "", draw=lambda found: f"{len(found)} rows", reads="list.txt")
+        return code, *capsys.readouterr()
+
+    code, _, error = tool("--render")
+    assert (code, error) == (2, "no list.txt in --data-root nowhere; see Data in README.md\n")
+    assert tool("--render-only")[:2] == (0, "1 rows\n\n\nBold: within one standard deviation of the column's best.\n")
+    code, listed, _ = tool("--list-rows")
+    assert code == 0 and job(tmp_path).row in listed
 
 
 def sleep(job: Job, folder: Path) -> dict:

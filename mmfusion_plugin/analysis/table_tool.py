@@ -107,6 +107,7 @@ def run_table_tool(
     scale: float = 1.0,
     derive: Callable[[Record], Record] | None = None,
     *,
+    reads: str,
     more: Sequence[Column] = (),
     draw: Callable[[Sequence[Record]], str] | None = None,
     examine: Callable[[Any, Path], dict[str, Any]] | None = None,
@@ -118,6 +119,8 @@ def run_table_tool(
         note: printed below the table.
         metric, scale: see :func:`render`.
         derive: computes more columns from a record before it is rendered.
+        reads: a file below ``--data-root``, without which nothing can be trained; what is there can be listed and
+            printed without it.
         more: see :func:`render`.
         draw: records -> markdown, instead of :func:`render`.
         examine: what else is asked of each trained model, see :func:`train_and_evaluate`.
@@ -134,6 +137,9 @@ def run_table_tool(
             return 0
         failed = []
         if not args.render_only:
+            if not (Path(args.data_root) / reads).is_file():
+                print(f"no {reads} in --data-root {args.data_root}; see Data in README.md", file=sys.stderr)
+                return 2
             run_job = functools.partial(train_and_evaluate, keep=args.keep, examine=examine)
             failed = run_table(
                 table, args.out, run_job, workers=args.workers, retry_failed=args.retry_failed).failed

@@ -109,15 +109,12 @@ def main() -> int:
     if args.epochs < 1 or args.batch < 1 or args.loaders < 0:
         print("--epochs and --batch: 1 or more; --loaders: 0 or more", file=sys.stderr)
         return 2
-    if not (Path(args.data_root) / "train.txt").is_file():
-        print(f"no train.txt in --data-root {args.data_root}; see Data in README.md", file=sys.stderr)
-        return 2
     table = jobs(args.data_root, args.seeds, args.encoders, args.epochs, args.batch, args.precision, args.loaders)
     return run_table_tool(
         args, table, list(table[0].evaluations),
         "mIoU (%) on the 195 validation frames after the last iteration, mean ± sd over seeds. Beside a sensor: "
         "the level of Gaussian noise on it, 10 grey levels or 0.2 m each. "
-        f"{args.epochs} epochs, {args.precision}.")
+        f"{args.epochs} epochs, {args.precision}.", reads="train.txt")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,79 @@
+"""README's tables of results are what their commands print of the results files, digit for digit."""
+from __future__ import annotations
+
+import importlib
+import re
+from collections import defaultdict
+
+import pytest
+
+pytest.importorskip("mmaction")
+pytest.importorskip("mmseg")
+
+# heading -> the commands below it, and how many figures of README's tables they print at least
+SECTIONS = {
+    "### CWFID": (["cwfid_table --normalised"], 50),
+    "### Digit clips": (["digit_clips_table"], 100),
+    "### UDML: noise on one modality": (
+        ["udml_table digit-clips --ablations", "udml_table cwfid", "udml_table nyuv2-half --seeds 0"], 330),
+    "### Six views": (["features_table handwritten6"], 150),
+    "### CMU-MOSI": (["features_table cmu-mosi"], 240),
+    "### Which fusion to choose": (
+        ["preset_ranking", "scfae_search handwritten6", "scfae_search digit-clips --seeds 100 101 102"], 200),
+    "### SCFAE's own tables": (["scfae_tables all handwritten6", "scfae_tables all digit-clips"], 190),
+}
+# what README calls otherwise, for those who read a table without its command
+NAMES = {
+    "no estimator (dependency alone)": "UDML default, no estimator",
+    "no probabilistic embedding, hence no BatchNorm": "UDML default, no embedding",
+    "estimator reads the variance alone, no novelty": "UDML default, variance read alone",
+    "no dependency": "UDML default, no dependency",
+    "no novelty": "UDML default, no novelty",
+    "SCFAE as shipped": "SCFAE",
+}
+
+
+def rows_of(markdown: str) -> dict[str, set[str]]:
+    """First cell -> the other cells of all rows that begin with it, without bold."""
+    rows = defaultdict(set)
+    for line in markdown.splitlines():
+        if line.startswith("| ") and not line.startswith("| -"):
+            name, *cells = (cell.replace("*", "").strip() for cell in line.strip().strip("|").split("|"))
+            rows[name].update(cells)
+    return rows
+
+
+def names(name: str) -> set[str]:
+    """What the commands call a row of README; one of its tables has rows with dropout alone, and says so once."""
+    name = NAMES.get(name, name)
+    return {name, re.sub(r"(, received)?(, heads)?$", r"\1, dropout\2", name, count=1)}
+
+
+def printed(repository, monkeypatch, capsys, command: str) -> str:
+    name, *words = command.split()
+    tools = repository / "tools" / "benchmarks"
+    monkeypatch.syspath_prepend(str(tools))
+    monkeypatch.chdir(repository)
+    if name != "preset_ranking":
+        words.append("--render-only")
+    monkeypatch.setattr("sys.argv", [f"{name}.py", *words])
+    capsys.readouterr()
+    assert importlib.import_module(name).main() == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_tables(heading, repository, monkeypatch, capsys):
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    section, = (part for part in re.split(r"(?m)^(?=##+ )", readme) if part.startswith(heading))
+    commands, least = SECTIONS[heading]
+    found = defaultdict(set)
+    for command in commands:
+        for name, cells in rows_of(printed(repository, monkeypatch, capsys, command)).items():
+            found[name] |= cells
+    figures = [
+        (name, cell) for name, cells in rows_of(section).items() if names(name) & set(found)
+        for cell in cells if re.fullmatch(r"[+-]?\d+\.\d+( ± \d+\.\d+)?( \([a-z].+\))?", cell)]
+    wrong = [f"{name}: {cell}" for name, cell in figures if not any(cell in found[other] for other in names(name))]
+    assert wrong == []
+    assert len(figures) >= least
