@@ -30,7 +30,7 @@ def contrastive_loss(x_BC: Tensor, y_BC: Tensor, temperature: float = 0.1) -> Te
     Source: van den Oord et al., arXiv:1807.03748; both ways as in CLIP (Radford et al., ICML 2021).
     """
     logits_BB = F.normalize(x_BC, dim=1) @ F.normalize(y_BC, dim=1).T / temperature
-    target_B = torch.arange(len(x_BC), device=x_BC.device)
+    target_B = torch.arange(x_BC.shape[0], device=x_BC.device)
     return (F.cross_entropy(logits_BB, target_B) + F.cross_entropy(logits_BB.T, target_B)) / 2
 
 
@@ -43,7 +43,7 @@ def orthogonality_loss(x_BC: Tensor, y_BD: Tensor) -> Tensor:
     Source: MISA, Hazarika et al., ACM MM 2020, difference loss.
     """
     X_BC, Y_BD = (F.normalize(z - z.mean(0), dim=1, eps=TINY) for z in (x_BC, y_BD))
-    return (X_BC.T @ Y_BD).square().sum() / len(x_BC) ** 2
+    return (X_BC.T @ Y_BD).square().sum() / x_BC.shape[0] ** 2
 
 
 class ClubBound(nn.Module):

@@ -249,7 +249,7 @@ class ChannelBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training or not single and (available is None or all_there(available)):
             return super().forward(x)
         if available is None:
-            available = torch.ones(len(x), dtype=torch.bool, device=x.device)
+            available = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
         return self._over(x, available)
 
     def _over(self, x: Tensor, available: Tensor) -> Tensor:

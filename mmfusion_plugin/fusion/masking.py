@@ -128,7 +128,7 @@ class MissingFill(nn.Module):
     def _update_means(self, feats: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> None:
         for m, x in feats.items():
             mean = getattr(self, f"mean_{m}")
-            rows = x.movedim(channel_axis(x), -1).reshape(len(x), -1, mean.numel()).float()
+            rows = x.movedim(channel_axis(x), -1).reshape(x.shape[0], -1, mean.numel()).float()
             here = torch.where(available[m][:, None, None], rows, 0.0)
             # torch.where, not if: an accelerator would have to be waited for
             total, count = all_reduced(here.sum((0, 1)), available[m].sum().float() * rows.shape[1])

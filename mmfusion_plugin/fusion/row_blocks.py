@@ -56,7 +56,7 @@ def split_rows(
     whole = [
         [_rows(feats[m]) for m in names], [available[m].repeat_interleave(per_sample) for m in names]]
     if weights is not None:
-        one = [w.expand(len(first), *_with_channels(1, first)) for w in (weights[m] for m in names)]
+        one = [w.expand(first.shape[0], *_with_channels(1, first)) for w in (weights[m] for m in names)]
         whole.append([_rows(w) for w in one])
     if fits:  # not split: the way back of a split copies the gradient
         return [tuple(dict(zip(names, rows)) for rows in whole)]
@@ -69,7 +69,7 @@ def split_rows(
 def join_rows(blocks: Sequence[Tensor], like: Tensor) -> Tensor:
     """Blocks (N, D) -> the positions of ``like``, with D channels where ``like`` has its own."""
     rows = torch.cat(list(blocks)) if len(blocks) > 1 else blocks[0]
-    return rows.view(len(like), *positions(like), -1).movedim(-1, channel_axis(like))
+    return rows.view(like.shape[0], *positions(like), -1).movedim(-1, channel_axis(like))
 
 
 def _with_channels(C: int, like: Tensor) -> tuple[int, ...]:

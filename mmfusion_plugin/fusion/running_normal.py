@@ -44,9 +44,15 @@ class RunningNormal(nn.Module):
         self.register_buffer("count_N", torch.zeros(bins))
         self.register_buffer("mean_NC", torch.zeros(bins, channels))
         self.register_buffer("covariance_NCC", torch.zeros(bins, channels, channels))
+        self._last: tuple[Tensor, Tensor] | None = None  # whitening, for exporters
+
+    def _load_from_state_dict(self, *args) -> None:
+        self._last = None
+        super()._load_from_state_dict(*args)
 
     def _apply(self, fn, recurse: bool = True):
         """Statistics stay in single precision where a model is cast: a half cannot count, nor hold a covariance."""
+        self._last = None
         before = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, buffer in before.items():
@@ -96,17 +102,31 @@ class RunningNormal(nn.Module):
         Shapes: (B, C) -> (B,) float32; ``LARGEST`` until a bin is ready.
         """
         with torch.autocast(x.device.type, enabled=False):
-            variance_NC = self.covariance_NCC.diagonal(dim1=1, dim2=2)
-            least_N1 = self._least()
-            C = variance_NC.shape[1]
-            share_N1 = C / (C + self.count_N[:, None]) if self.shrinkage is None else self.shrinkage
-            more_NC = share_N1 * variance_NC + (least_N1 - variance_NC).clamp(min=0)
-            keep = 1 - share_N1[:, :, None] if self.shrinkage is None else 1 - self.shrinkage
-            root_NCC, failed_N = torch.linalg.cholesky_ex(keep * self.covariance_NCC + more_NC.diag_embed())
+            white_NCC, known_N = self._whitening()
             off_NBC = (x.to(self.mean_NC) - self.mean_NC[:, None]).nan_to_num().clamp(-LARGEST, LARGEST)
-            white_NCB = torch.linalg.solve_triangular(root_NCC, off_NBC.mT, upper=False)
-            distance_NB = white_NCB.square().mean(1).sqrt().nan_to_num(LARGEST, LARGEST).clamp(max=LARGEST)
-        return torch.where(((self.count_N >= 2) & (failed_N == 0))[:, None], distance_NB, LARGEST).amin(0)
+            distance_NB = (white_NCC @ off_NBC.mT).square().mean(1).sqrt()
+            distance_NB = distance_NB.nan_to_num(LARGEST, LARGEST).clamp(max=LARGEST)
+        return torch.where(((self.count_N >= 2) & known_N)[:, None], distance_NB, LARGEST).amin(0)
+
+    def _whitening(self) -> tuple[Tensor, Tensor]:
+        """(N, C, C): inverse roots of the covariances, and (N,) bool where there is one."""
+        if getattr(torch.compiler, "is_exporting", bool)():  # ONNX has no operators for what follows
+            if self._last is None:
+                raise RuntimeError(
+                    "an exporter takes the statistics as they are: call the model once before exporting it")
+            return self._last
+        variance_NC = self.covariance_NCC.diagonal(dim1=1, dim2=2)
+        C = variance_NC.shape[1]
+        share_N1 = C / (C + self.count_N[:, None]) if self.shrinkage is None else self.shrinkage
+        more_NC = share_N1 * variance_NC + (self._least() - variance_NC).clamp(min=0)
+        keep = 1 - share_N1[:, :, None] if self.shrinkage is None else 1 - self.shrinkage
+        root_NCC, failed_N = torch.linalg.cholesky_ex(keep * self.covariance_NCC + more_NC.diag_embed())
+        one_NCC = torch.eye(C, device=root_NCC.device).expand_as(root_NCC)
+        # the inverse first: a product over positions or a large batch takes a fifth of what solving takes
+        found = torch.linalg.solve_triangular(root_NCC, one_NCC, upper=False), failed_N == 0
+        if not torch.compiler.is_compiling():
+            self._last = found
+        return found
 
     @torch.no_grad()
     def standardised(self, x: Tensor) -> Tensor:

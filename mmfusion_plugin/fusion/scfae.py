@@ -211,18 +211,18 @@ class SCFAE(FusionBlock):
         V = {m: channels_last(feats[m]) for m in self.modalities}
         first = V[self.modalities[0]]
         keeps = self.kept is not None and first.ndim == 2 and rows_pay(V)
-        ends = self._merged_ends(len(first)) if keeps else None
+        ends = self._merged_ends(first.shape[0]) if keeps else None
         fused, compared = self._fuse(V, available, weights, ends=ends)
         return self._output(fused, compared, positions(first).numel())
 
     def fuse_blocks(self, blocks: Sequence[Block], feats: Mapping[str, Tensor]) -> FusionOutput:
         like = feats[self.modalities[0]]
-        ends = self._merged_ends(sum(len(V[self.modalities[0]]) for V, *_ in blocks))
+        ends = self._merged_ends(sum(V[self.modalities[0]].shape[0] for V, *_ in blocks))
         fused, compared = zip(*(self._fuse(*block, ends=ends) for block in blocks))
         joined = {}
         for m in compared[0]:
             distance_BP, similarity_BP, counted_BP = (
-                torch.cat(rows).view(len(like), -1) for rows in zip(*(block[m] for block in compared)))
+                torch.cat(rows).view(like.shape[0], -1) for rows in zip(*(block[m] for block in compared)))
             joined[m] = distance_BP.sum(1), similarity_BP.sum(1), counted_BP[:, 0]
         return self._output(join_rows(fused, like), joined, positions(like).numel())
 

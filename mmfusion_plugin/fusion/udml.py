@@ -377,7 +377,7 @@ class UDML(nn.Module):
             found = {what: values and {m: x if x.ndim == 0 else x.unflatten(0, (-1, grid[0] * grid[1])).mean(1)
                                        for m, x in values.items()} for what, values in found.items()}
         per_sample = {
-            f"fusion.{what}.{m}": values[m].expand(len(available[m]))
+            f"fusion.{what}.{m}": values[m].expand(available[m].shape[0])
             for what, values in found.items() if values is not None for m in self.modalities}
         diagnostics = {**output.diagnostics, **self._diagnostics(found, available, left)}
         return FusionOutput(output.fused, losses, diagnostics, {**output.per_sample, **per_sample})
@@ -445,7 +445,7 @@ class UDML(nn.Module):
             return {m: energies[m].float() for m in self.modalities}
         if self.quality == "equal" or self.quality == "given" and levels is None and not self.dynamic:
             # given: noise has not begun, and nothing is weighted yet
-            B, device = len(log_variances[self.modalities[0]][0]), self.progress.device
+            B, device = log_variances[self.modalities[0]][0].shape[0], self.progress.device
             return {m: torch.full((B,), self.clean_level, device=device) for m in self.modalities}
         if self.quality == "given":
             if levels is None:

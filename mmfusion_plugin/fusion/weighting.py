@@ -139,5 +139,5 @@ def correct_probability(logits: Tensor, labels: Tensor, ignore: int = 255) -> Te
         labels = F.interpolate(labels[:, None].float(), logits.shape[2:], mode="nearest")[:, 0].long()
     labelled = (labels != ignore) & (labels >= 0) & (labels < logits.shape[1])
     right = logits.float().softmax(1).gather(1, torch.where(labelled, labels, 0)[:, None])[:, 0]
-    right, labelled = (x.reshape(len(logits), -1) for x in (right, labelled))
+    right, labelled = (x.reshape(logits.shape[0], -1) for x in (right, labelled))
     return torch.where(labelled, right, 0.0).sum(1) / labelled.sum(1)

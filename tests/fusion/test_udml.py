@@ -204,28 +204,71 @@ def test_synchronised_norms_put_in_place_take_the_same_channels():
     torch.testing.assert_close(torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)(feats).fused, expected)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_a_trained_model_is_exported(share):
-    model = UDML(AB, WIDTHS, FUSIONS["SCFAE"](AB, WIDTHS, out_channels=4))
-    for _ in range(3):
-        model(features(WIDTHS), None, levels(), statistics=of_inputs())
-    model.eval().set_progress(share)
-    feats, available, statistics = features(WIDTHS), present(AB, missing=dict(b=[1])), of_inputs()
-    expected = model(feats, available, statistics=statistics)
+EXPORTED = {
+    "stage before the weights": ("vector", {}, 0.0),
+    "default": ("vector", {}, 1.0),
+    "released": ("map", dict(preset="released"), 1.0),
+    "distance": ("map", dict(novelty=["input", "distance"]), 1.0),
+    "per position": ("map", dict(per_position=True), 1.0),
+}
+NO_ONNX = ("stage before the weights", "distance")  # the latter's running minima have no operator there
 
-    class Fused(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
 
-        def forward(self, feats, available, statistics):
-            return self.model(feats, available, statistics=statistics).fused
+class Fused(torch.nn.Module):
+    """Exporters want tensors out."""
 
-    program = torch.export.export(Fused(), (feats, available, statistics))
-    torch.testing.assert_close(program.module()(feats, available, statistics), expected.fused)
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, feats, available, statistics):
+        return self.model(feats, available, statistics=statistics).fused
+
+
+@pytest.mark.parametrize("case", EXPORTED)
+def test_a_trained_model_is_exported_for_any_batch(case, tmp_path):
+    rank, options, share = EXPORTED[case]
+    torch.manual_seed(0)
+    model = UDML(AB, WIDTHS, FUSIONS["SCFAE"](AB, WIDTHS, out_channels=4), **options)
+
+    def batch(size):
+        feats = {m: x.detach() for m, x in features(WIDTHS, size, rank).items()}
+        grid = model.grid(feats) or ()
+        return feats, present(AB, size, missing=dict(b=[1])), {m: torch.randn(size, NUM_STATISTICS, *grid) for m in AB}
+
+    for _ in range(20):
+        feats, available, statistics = batch(16)
+        model(feats, available, levels(16, a=torch.randint(0, 3, (16,)).float().tolist()), statistics=statistics)
+    fused = Fused(model.eval())
+    model.set_progress(share)
+    fused(*batch(4))
+    along = {m: {0: torch.export.Dim("batch", min=2, max=512)} for m in AB}
+    program = torch.export.export(fused, batch(4), dynamic_shapes=(along, along, along))
+    inputs = batch(7)
+    torch.testing.assert_close(program.module()(*inputs), fused(*inputs))
+    if case in NO_ONNX:
+        return
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    torch.onnx.export(program, dynamo=True).save(tmp_path / "udml.onnx")
+    session = runtime.InferenceSession(tmp_path / "udml.onnx", providers=["CPUExecutionProvider"])
+    # what the model does not read is no input of the graph
+    given = {f"{what}_{m}": x[m].numpy() for what, x in zip(("feats", "available", "statistics"), inputs) for m in AB}
+    (found,) = session.run(None, {i.name: given[i.name] for i in session.get_inputs()})
+    torch.testing.assert_close(torch.from_numpy(found), fused(*inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_what_an_exporter_cannot_read_is_asked_for():
+    model = UDML(AB, WIDTHS, FUSIONS["SCFAE"](AB, WIDTHS, out_channels=4)).eval()
+    inputs = features(WIDTHS), present(AB), of_inputs()
+    model(*inputs[:2], statistics=inputs[2])
+    torch.export.export(Fused(model), inputs)
     model.load_state_dict(model.state_dict())
     with pytest.raises(Exception, match="call the model once before exporting"):
-        torch.export.export(Fused(), (feats, available, statistics))
+        torch.export.export(Fused(model), inputs)
+    assert not model.dynamic  # knows the stage again, and not yet its statistics
+    with pytest.raises(Exception, match="takes the statistics as they are: call the model once before exporting"):
+        torch.export.export(Fused(model), inputs)
 
 
 def test_a_repeated_forward_pass_is_refused():
