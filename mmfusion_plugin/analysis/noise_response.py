@@ -68,7 +68,8 @@ def respond(
 ) -> list[Row]:
     """What the neck says of every sample with ``type`` noise of each level on ``modality``; level 0 is clean.
 
-    Each batch is read once. Views of a sample are averaged. ``data_preprocessor.test_noise`` is what it was afterwards.
+    Each batch is read once; a sample that lacks the modality is left out. Views of a sample are averaged.
+    ``data_preprocessor.test_noise`` is what it was afterwards.
 
     Args:
         model: of either task, with a UDML neck; what a level means stands in its ``train_noise``.
@@ -88,10 +89,14 @@ def respond(
                 noise.set_test_noise({modality: dict(type=type, level=level, seed=seed)})
                 data = model.data_preprocessor(copy.deepcopy(batch), training=False)  # samples are changed in place
                 output = model.fusion_output(data["inputs"], data["data_samples"])
-                rows += _rows(output.per_sample, len(data["data_samples"]), dict(type=type, level=level), first)
+                there = [sample.metainfo.get("available", {}).get(modality, True) for sample in data["data_samples"]]
+                found = _rows(output.per_sample, len(there), dict(type=type, level=level), first)
+                rows += [row for row, here in zip(found, there) if here]
             first += len(data["data_samples"])
     finally:
         noise.test_noise = before
+    if first and not rows:
+        raise ValueError(f"no sample of the test set has {modality!r}")
     if not rows or f"noise.{modality}" not in rows[0]:
         raise ValueError(
             f"the neck {model.neck.__class__.__name__} predicts no noise of {modality!r}; it takes type='UDML' with a "

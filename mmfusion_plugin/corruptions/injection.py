@@ -94,6 +94,7 @@ class ModalityNoise:
         if not is_finite(level) or level <= 0:
             raise ValueError(f"a noise level must be a positive number, got {level!r}; 0 is clean")
         strength = self.offset.get(name, 0.0) + self.scale[name] * level
+        strength = next((limit for limit in CORRUPTIONS[name].limits if math.isclose(strength, limit)), strength)
         try:
             CORRUPTIONS[name].check_strength(strength)
         except ValueError as error:

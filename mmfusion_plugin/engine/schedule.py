@@ -13,7 +13,8 @@ __all__ = ["FusionScheduleHook"]
 
 @HOOKS.register_module()
 class FusionScheduleHook(Hook):
-    """Before each training step, the share of training done goes to every part that has ``set_progress``.
+    """Before each training step, the share of training done goes to every part that has ``set_progress``,
+    in averaged weights (``EMAHook``), too.
 
     UDML's weights and the preprocessor's ``train_noise`` begin at shares of training. The share comes from the
     runner's counters: a resumed run goes on in the stage it was in.
@@ -52,6 +53,8 @@ class FusionScheduleHook(Hook):
 
     def _tell(self, runner: Runner) -> None:
         done, whole = (runner.epoch, runner.max_epochs) if self.by_epoch else (runner.iter, runner.max_iters)
-        for part in runner.model.modules():
+        # an average of buffers lags behind: averaged weights would be tested in an earlier stage
+        averages = [hook.ema_model for hook in runner.hooks if hasattr(hook, "ema_model")]
+        for part in (part for model in (runner.model, *averages) for part in model.modules()):
             if hasattr(part, "set_progress"):
                 part.set_progress(min(done / whole, 1.0))

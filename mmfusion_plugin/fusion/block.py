@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .contract import (
     FusionOutput,
+    channel_axis,
     check_batch,
     check_in_channels,
     check_modalities,
@@ -87,6 +88,11 @@ class FusionBlock(nn.Module, ABC):
         feats = self.missing_fill(feats, available)
         if weights is not None:
             check_names(self.modalities, weights, "weights")
+            for m, x in feats.items():
+                if weights[m].ndim != x.ndim or weights[m].shape[channel_axis(x)] != 1:
+                    raise ValueError(
+                        f"weights of {m!r} have shape {tuple(weights[m].shape)}, expected that of its features, "
+                        f"{tuple(x.shape)}, with one channel, and their positions or 1 for each")
             if not takes_weights(type(self).fuse):
                 feats, weights = {m: weighted(x, weights[m], available[m]) for m, x in feats.items()}, None
         blocks = split_rows(feats, available, self._widest, weights) if self.pointwise and rows_pay(feats) else []

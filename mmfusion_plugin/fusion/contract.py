@@ -22,6 +22,7 @@ __all__ = [
     "check_in_channels",
     "check_modalities",
     "check_names",
+    "check_width",
     "expand_mask",
     "on_device_of",
     "plain_eager",
@@ -177,8 +178,16 @@ def weighted(x: Tensor, weight: Tensor, mask_B: Tensor) -> Tensor:
 
 @functools.cache  # reading a signature takes as long as a small product
 def takes_weights(fuse: Callable) -> bool:
-    """Whether a class's function multiplies by the modalities' weights itself."""
-    return "weights" in inspect.signature(fuse).parameters
+    """Whether a class's function multiplies by the modalities' weights itself.
+
+    Raises: TypeError for one that says nothing of what it takes.
+    """
+    parameters = inspect.signature(fuse).parameters
+    if any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in parameters.values()):
+        raise TypeError(
+            f"{fuse.__qualname__} takes {inspect.signature(fuse)}, which does not say whether `weights` are read: name "
+            "its parameters")
+    return "weights" in parameters
 
 
 def refuse_recomputation(what: str) -> None:
@@ -190,6 +199,20 @@ def refuse_recomputation(what: str) -> None:
         raise RuntimeError(
             f"{what} is run again in a backward pass: activation checkpointing round it cannot repeat what it drew and "
             "learnt the first time. Checkpoint the encoders and heads alone; SCFAE has neck.with_cp=True of its own")
+
+
+def check_width(m: str, x: Tensor, C: int) -> None:
+    """Raises ValueError unless features of modality ``m`` are of a rank of the contract and have ``C`` channels."""
+    if x.ndim not in (2, 3, 4, 5):
+        raise ValueError(
+            f"features of {m!r} have shape {tuple(x.shape)}; expected (B, C), (B, T, C), (B, C, H, W) "
+            "or (B, C, T, H, W)"
+        )
+    if x.shape[channel_axis(x)] != C:
+        raise ValueError(
+            f"features of {m!r} have {x.shape[channel_axis(x)]} channels (shape {tuple(x.shape)}), "
+            f"neck.in_channels.{m} is {C}"
+        )
 
 
 def check_batch(
@@ -211,16 +234,7 @@ def check_batch(
     first = feats[modalities[0]]
     for m in modalities:
         x = feats[m]
-        if x.ndim not in (2, 3, 4, 5):
-            raise ValueError(
-                f"features of {m!r} have shape {tuple(x.shape)}; expected (B, C), (B, T, C), (B, C, H, W) "
-                "or (B, C, T, H, W)"
-            )
-        if x.shape[channel_axis(x)] != in_channels[m]:
-            raise ValueError(
-                f"features of {m!r} have {x.shape[channel_axis(x)]} channels (shape {tuple(x.shape)}), "
-                f"neck.in_channels.{m} is {in_channels[m]}"
-            )
+        check_width(m, x, in_channels[m])
         if x.shape[0] != first.shape[0]:
             raise ValueError(f"{m!r} holds {x.shape[0]} samples, {modalities[0]!r} {first.shape[0]}")
         if x.ndim != first.ndim or positions(x) != positions(first):

@@ -94,9 +94,9 @@ class CrossAttentionFusion(FusionBlock):
     ) -> FusionOutput:
         feats = self.norm(feats, available, weights)
         first = feats[self.modalities[0]]
-        axis, grid, B, M = channel_axis(first), positions(first), len(first), len(self.modalities)
+        axis, grid, B, M = channel_axis(first), positions(first), first.shape[0], len(self.modalities)
         embedded = [self.embed[m](feats[m]).movedim(axis, -1) for m in self.modalities]
-        tokens = [x.reshape(B, -1, x.shape[-1]) for x in embedded]
+        tokens = [x.reshape(B, grid.numel(), x.shape[-1]) for x in embedded]
         token_BPMD = torch.stack(tokens, 2) + self.modality_code
         P, D = token_BPMD.shape[1], token_BPMD.shape[3]
         key_BPM = torch.stack([available[m] for m in self.modalities], 1)[:, None].expand(B, P, M)
@@ -112,7 +112,7 @@ class CrossAttentionFusion(FusionBlock):
         weight_BPM1 = (key_BPM / key_BPM.sum(-1, keepdim=True))[..., None].to(rows.dtype)
         mean_BPD = (rows.reshape(B, P, M, D) * weight_BPM1).sum(2)
         fused = self.project(self.norm_out(mean_BPD))
-        return FusionOutput(fused.reshape(B, *grid, -1).movedim(-1, axis))
+        return FusionOutput(fused.reshape(B, *grid, fused.shape[-1]).movedim(-1, axis))
 
 
 def _sinusoid(P: int, D: int, like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .contract import channel_axis, expand_mask
+from .contract import all_there, channel_axis, expand_mask
 from .layers import ChannelBatchNorm, ChannelLinear, channels_last, make_norm
 
 __all__ = ["ProbabilisticEmbedding", "kl_to_noise"]
@@ -80,6 +80,16 @@ class _Branch(nn.Sequential):
         x = linear(x)
         if isinstance(after, ChannelBatchNorm):
             return after(x, available)
-        if x.ndim == 3 and isinstance(after, nn.modules.batchnorm._NormBase):  # a SyncBatchNorm put in its place
-            return after(x.mT).mT
+        if isinstance(after, nn.modules.batchnorm._NormBase):  # a SyncBatchNorm put in its place
+            rows = _over_those_there(after, x.mT if x.ndim == 3 else x, available)
+            return rows.mT if x.ndim == 3 else rows
         return after(x)
+
+
+def _over_those_there(norm: nn.Module, x: Tensor, available: Tensor | None) -> Tensor:
+    """Batch normalisation by a norm that knows no mask; what is missing gives 0."""
+    if not norm.training or available is None or all_there(available):
+        return norm(x)
+    y = torch.zeros_like(x)
+    y[available] = norm(x[available]).to(y)
+    return y

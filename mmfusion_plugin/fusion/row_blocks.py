@@ -69,7 +69,7 @@ def split_rows(
 def join_rows(blocks: Sequence[Tensor], like: Tensor) -> Tensor:
     """Blocks (N, D) -> the positions of ``like``, with D channels where ``like`` has its own."""
     rows = torch.cat(list(blocks)) if len(blocks) > 1 else blocks[0]
-    return rows.view(like.shape[0], *positions(like), -1).movedim(-1, channel_axis(like))
+    return rows.view(like.shape[0], *positions(like), rows.shape[1]).movedim(-1, channel_axis(like))
 
 
 def _with_channels(C: int, like: Tensor) -> tuple[int, ...]:

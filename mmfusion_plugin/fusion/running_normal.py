@@ -75,6 +75,7 @@ class RunningNormal(nn.Module):
             self._update(x, here_B, bin_B)
 
     def _update(self, x: Tensor, here_B: Tensor, bin_B: Tensor | None) -> None:
+        self._last = None
         here_B = here_B & x.isfinite().all(1)
         bin_B = torch.zeros_like(here_B, dtype=torch.int64) if bin_B is None else bin_B
         member_BN = (bin_B[:, None] == torch.arange(len(self.count_N), device=x.device)) & here_B[:, None]

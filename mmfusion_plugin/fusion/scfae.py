@@ -219,12 +219,13 @@ class SCFAE(FusionBlock):
         like = feats[self.modalities[0]]
         ends = self._merged_ends(sum(V[self.modalities[0]].shape[0] for V, *_ in blocks))
         fused, compared = zip(*(self._fuse(*block, ends=ends) for block in blocks))
+        places = positions(like).numel()
         joined = {}
         for m in compared[0]:
             distance_BP, similarity_BP, counted_BP = (
-                torch.cat(rows).view(like.shape[0], -1) for rows in zip(*(block[m] for block in compared)))
+                torch.cat(rows).view(like.shape[0], places) for rows in zip(*(block[m] for block in compared)))
             joined[m] = distance_BP.sum(1), similarity_BP.sum(1), counted_BP[:, 0]
-        return self._output(join_rows(fused, like), joined, positions(like).numel())
+        return self._output(join_rows(fused, like), joined, places)
 
     def _fuse(
         self, V: Mapping[str, Tensor], available: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None,

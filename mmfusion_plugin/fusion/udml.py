@@ -16,6 +16,7 @@ from .contract import (
     FusionOutput,
     check_modalities,
     check_names,
+    check_width,
     expand_mask,
     on_device_of,
     refuse_recomputation,
@@ -95,8 +96,8 @@ class UDML(nn.Module):
             then read no less than ``clean_level``.
         kl_weight: of the KL to N(0, t), a mean over channels, positions, levels and modalities. The released beta is
             a weight of the sum: beta = kl_weight / (channels x positions x modalities).
-        clean_level: t of a clean sample, and the least level that the weights read; where the estimate is a softplus
-            its target of a clean sample, too (a linear one learns 0).
+        clean_level: t of a clean sample. The least level that the weights read of a linear estimate, which learns 0 for
+            a clean sample; of one that is a softplus the target of a clean sample.
         span: largest level to expect.
         weights_from: share of training before which all weights are 1.
         dependency_every: training steps between two updates of the dependency.
@@ -184,12 +185,14 @@ class UDML(nn.Module):
         if set(in_channels) != set(self.modalities):
             raise ValueError(f"in_channels names {sorted(in_channels)}, modalities names {list(modalities)}")
         widths = {m: [C] if isinstance(C := in_channels[m], int) else list(C) for m in self.modalities}
+        self.widths = widths
         if getattr(getattr(inner, "modality_dropout", None), "p", 0) > 0:
             raise ValueError(
                 "the inner fusion drops modalities itself, after their weights: give modality_dropout to UDML instead")
         self.inner = inner
         self.modality_dropout = ModalityDropout(self.modalities, modality_dropout)
-        self.hands_weights = takes_weights(type(inner).forward)
+        compiled = getattr(inner, "_orig_mod", inner)  # torch.compile's wrapper takes anything
+        self.hands_weights = takes_weights(type(compiled).forward)
         self.quality, self.form = quality, options["form"]
         self.noise_weight, self.kl_weight = options["noise_weight"], kl_weight
         self.clean_level, self.span = clean_level, span
@@ -347,9 +350,8 @@ class UDML(nn.Module):
             raise ValueError(
                 "UDML reads the inputs' statistics: give forward statistics={m: input_statistics(x)}, or set "
                 "reads=['variance'] and novelty=None")
-        first = feats[self.modalities[0]]
-        single = isinstance(first, Tensor)
-        pyramid = {m: (feats[m],) if single else tuple(feats[m]) for m in self.modalities}
+        single = all(isinstance(feats[m], Tensor) for m in self.modalities)
+        pyramid = self._pyramid(feats)
         if available is None:
             B = pyramid[self.modalities[0]][0].shape[0]
             available = {m: torch.ones(B, dtype=torch.bool) for m in self.modalities}
@@ -381,6 +383,17 @@ class UDML(nn.Module):
             for what, values in found.items() if values is not None for m in self.modalities}
         diagnostics = {**output.diagnostics, **self._diagnostics(found, available, left)}
         return FusionOutput(output.fused, losses, diagnostics, {**output.per_sample, **per_sample})
+
+    def _pyramid(self, feats: Mapping[str, Tensor | Sequence[Tensor]]) -> dict[str, tuple[Tensor, ...]]:
+        pyramid = {m: (feats[m],) if isinstance(feats[m], Tensor) else tuple(feats[m]) for m in self.modalities}
+        for m, widths in self.widths.items():
+            if len(pyramid[m]) != len(widths):
+                raise ValueError(
+                    f"the {m!r} encoder gives {len(pyramid[m])} levels, neck.in_channels.{m} lists {len(widths)}; "
+                    "change it or the backbone's out_indices")
+            for x, C in zip(pyramid[m], widths):
+                check_width(m, x, C)
+        return pyramid
 
     def _fused(self, feats: Mapping[str, Sequence[Tensor]], weights: Mapping[str, Tensor],
                available: Mapping[str, Tensor], single: bool, grid: tuple[int, int] | None = None) -> FusionOutput:

@@ -18,6 +18,7 @@ __all__ = ["BatchNoise"]
 
 NAMES = tuple(CORRUPTIONS)
 CLEAN = "clean"
+LEAST = 1e-6
 TRAIN, TEST = "data_preprocessor.train_noise", "data_preprocessor.test_noise"
 # of a modality's entry in test_noise; the rest describes the noise itself
 APPLIED = ("type", "level", "seed")
@@ -36,6 +37,9 @@ class BatchNoise(nn.Module):
             modality gets it; several modalities may be named. What one level means is taken from
             ``train_noise.noise``, or stated here (``kind``, ``scale``, ... of :class:`ModalityNoise`). Level 0
             changes nothing and tells the neck so.
+
+    In evaluation a sample's noise is drawn from its name, that of the first of ``modalities`` which has a file: the
+    same for any two models that list the same first one.
 
     Shapes: batch {m: list of B tensors}, available [{m: bool}] -> the same batch, noisy. Metainfo: ``noise_level``
         {m: float} and ``noise_type`` {m: name, or 'clean'}; nothing is recorded where no noise is configured, or
@@ -173,7 +177,8 @@ def _fixed(modalities: tuple[str, ...], m: str, options: dict, trained: NoiseInj
             )
         clean_level = 0.0 if trained is None else trained.clean_level
         if options:
-            described = dict(options, levels=(level, level) if level else (1, 1), whole_levels=False, types=[name])
+            least = level or LEAST  # 0 is clean, and has no strength that could be out of range
+            described = dict(options, levels=(least, least), whole_levels=False, types=[name])
             trained = NoiseInjection(modalities, {m: described}, clean_level=clean_level, seed=0)
         return trained.fixed(m, name, level, seed)
 

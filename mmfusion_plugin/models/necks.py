@@ -121,6 +121,11 @@ class FusionNeck(BaseModule):
         return [{m: tuples[m][i] for m in self.modalities} for i in range(len(self.levels))]
 
     def _to_one_grid(self, level: dict[str, Tensor]) -> dict[str, Tensor]:
+        ranks = {m: x.ndim for m, x in level.items()}
+        if len(set(ranks.values())) > 1:
+            raise ValueError(
+                f"the encoders' features have different numbers of axes, {ranks}: neck.align brings no vectors, "
+                "sequences, maps and clips to one grid; pool them before the neck")
         if self.align == "none" or level[self.align].ndim < 3:
             return level
         grid = positions(level[self.align])

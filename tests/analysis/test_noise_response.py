@@ -134,6 +134,19 @@ def test_a_segmentors_response(tmp_path):
     check_response(model, [data], "depth", "rgb", [len(data["data_samples"])], tmp_path)
 
 
+def test_samples_that_lack_the_modality_are_left_out():
+    pytest.importorskip("mmaction")
+    from recognition.model import batch, build
+    from recognition.test_udml_recognizer import at, udml_cfg
+
+    model = at(build(udml_cfg(dict(preset="default"))), 1.0).eval()
+    data = batch(missing=[(1, "visual")])
+    assert {row["sample"] for row in respond(model, [data], "visual", "gaussian", [0, 5])} == {0, 2, 3}
+    nowhere = batch(missing=[(b, "visual") for b in range(4)])
+    with pytest.raises(ValueError, match="no sample of the test set has 'visual'"):
+        respond(model, [nowhere], "visual", "gaussian", [0])
+
+
 def test_a_neck_that_predicts_nothing_is_named():
     pytest.importorskip("mmaction")
     from recognition.model import batch, build

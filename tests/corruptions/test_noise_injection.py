@@ -107,6 +107,14 @@ def test_reported_level_is_the_strength_that_is_measured():
     assert torch.equal(noisy["visual"][types["visual"] == -1], x[types["visual"] == -1])
 
 
+def test_a_limit_is_reached_in_spite_of_rounding():
+    noise = dict(
+        kind="image", levels=(1, 2), types=["occlusion"], scale=dict(occlusion=0.31), offset=dict(occlusion=0.2))
+    level = (1.0 - 0.2) / 0.31
+    assert 0.2 + 0.31 * level > 1.0
+    NoiseInjection(["a"], dict(a=noise)).fixed("a", "occlusion", level)
+
+
 def test_offset_enters_the_strength():
     options = dict(audio=dict(NOISE["audio"], levels=(4, 4)))
     x = 0.01 * torch.sin(torch.arange(4000) / 9.0).repeat(3, 1)

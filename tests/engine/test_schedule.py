@@ -50,6 +50,15 @@ def test_the_share_of_steps_done_is_told_before_each(tmp_path, loop):
     assert run.model.seen == [(i / 10, i >= 6) for i in range(10)]
 
 
+def test_averaged_weights_are_in_the_stage_that_training_is_in(tmp_path):
+    """An average of the buffers would stay below 0.6 and be tested with weights of 1."""
+    run = runner(tmp_path, ITERATIONS, [dict(type="FusionScheduleHook"),
+                                        dict(type="EMAHook", momentum=0.02, update_buffers=True)])
+    run.train()
+    average, = (hook.ema_model.module.fusion for hook in run.hooks if hasattr(hook, "ema_model"))
+    assert average.progress.item() == pytest.approx(run.model.fusion.progress.item()) and average.dynamic
+
+
 def test_whole_epochs(tmp_path):
     run = runner(tmp_path, EPOCHS, [dict(type="FusionScheduleHook", by_epoch=True)])
     run.train()

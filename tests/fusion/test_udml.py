@@ -204,6 +204,57 @@ def test_synchronised_norms_put_in_place_take_the_same_channels():
     torch.testing.assert_close(torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)(feats).fused, expected)
 
 
+@pytest.mark.parametrize("rank", ["vector", "sequence", "map"])
+def test_synchronised_norms_read_the_samples_that_are_there(rank):
+    feats, available = features(WIDTHS, rank=rank), present(AB, missing=dict(b=[1]))
+    own = udml(embedding=True, preset="released")
+    put = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(own))
+    outs = []
+    for model in (own, put):
+        torch.manual_seed(1)
+        outs.append(model({m: x + 5 for m, x in feats.items()}, available))
+    torch.testing.assert_close(outs[1].fused, outs[0].fused, rtol=1e-4, atol=1e-5)
+    for name, buffer in own.named_buffers():
+        torch.testing.assert_close(put.get_buffer(name), buffer, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_inner_fusion_keeps_its_weights():
+    def spread(wrap):
+        torch.manual_seed(0)
+        inner = wrap(FUSIONS["SCFAE"](AB, WIDTHS, out_channels=4))
+        model = UDML(AB, WIDTHS, inner, quality="given", dependency=False, weights_from=0.0, **FEATURES_ALONE).eval()
+        model.set_progress(1.0)
+        torch.manual_seed(1)
+        feats = features(WIDTHS)
+        return [model(feats, None, levels(a=[s] * 4)).fused for s in (1.0, 11.0)]
+
+    plain, compiled = spread(lambda inner: inner), spread(lambda inner: torch.compile(inner, backend="eager"))
+    assert (plain[0] - plain[1]).abs().max() > 1e-3
+    torch.testing.assert_close(compiled, plain)
+
+
+def test_an_inner_fusion_has_to_say_what_it_takes():
+    class Anything(torch.nn.Module):
+        def forward(self, *args, **kwargs):
+            raise AssertionError("never called")
+
+    with pytest.raises(TypeError, match=r"Anything.forward takes .*name its parameters"):
+        UDML(AB, WIDTHS, Anything())
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize("rank", ["vector", "map"])
+def test_an_empty_batch_gives_an_empty_one(name, rank):
+    out = FUSIONS[name](AB, WIDTHS, out_channels=4).eval()(features(WIDTHS, batch=0, rank=rank)).fused
+    assert out.shape[0] == 0 and out.shape[1] == 4
+
+
+def test_weights_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"weights of 'a' have shape \(4,\), expected that of its features, \(4, 4\)"):
+        FUSIONS["SumFusion"](AB, dict(a=4, b=4))(
+            features(dict(a=4, b=4)), None, {m: torch.ones(4) for m in AB})
+
+
 EXPORTED = {
     "stage before the weights": ("vector", {}, 0.0),
     "default": ("vector", {}, 1.0),
@@ -244,6 +295,12 @@ def test_a_trained_model_is_exported_for_any_batch(case, tmp_path):
     fused(*batch(4))
     along = {m: {0: torch.export.Dim("batch", min=2, max=512)} for m in AB}
     program = torch.export.export(fused, batch(4), dynamic_shapes=(along, along, along))
+    if model.known is not None:  # what was whitened by before the statistics moved on is not taken
+        model.train()(*batch(4)[:2], levels(), statistics=batch(4)[2])
+        with pytest.raises(Exception, match="call the model once before exporting"):
+            torch.export.export(fused.eval(), batch(4))
+        fused(*batch(4))
+        program = torch.export.export(fused, batch(4), dynamic_shapes=(along, along, along))
     inputs = batch(7)
     torch.testing.assert_close(program.module()(*inputs), fused(*inputs))
     if case in NO_ONNX:

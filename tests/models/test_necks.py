@@ -137,6 +137,26 @@ def test_wrong_features_name_the_key():
         neck({"rgb": feats["rgb"], "nir": feats["depth"]})
     with pytest.raises(ValueError, match="neck.in_channels.depth is 2"):
         neck({**feats, "depth": feats["rgb"]})
+    with pytest.raises(ValueError, match="different numbers of axes, {'rgb': 4, 'depth': 2}"):
+        neck({**feats, "depth": [x.mean((2, 3)) for x in feats["depth"]]})
+
+
+def test_udml_names_wrong_features_as_its_inner_neck_does():
+    neck, feats = build(type="UDML", inner=dict(type="SCFAE"), reads=["variance"], novelty=None), pyramid()
+    neck(feats)
+    for levels in (1, 3):
+        with pytest.raises(ValueError, match=f"'depth' encoder gives {levels} levels, neck.in_channels.depth lists 2"):
+            neck({**feats, "depth": (*feats["depth"], feats["depth"][1])[:levels]})
+    with pytest.raises(ValueError, match="have 4 channels .*neck.in_channels.depth is 2"):
+        neck({**feats, "depth": feats["rgb"]})
+
+
+def test_udml_takes_one_level_as_a_tensor_or_a_tuple():
+    neck = build(
+        type="UDML", in_channels=dict(rgb=4, depth=2), inner=dict(type="SCFAE"), reads=["variance"], novelty=None)
+    whole = {m: x[0] for m, x in pyramid().items()}
+    expected = neck.eval()(whole).fused
+    torch.testing.assert_close(neck({"rgb": whole["rgb"], "depth": (whole["depth"],)}).fused, expected)
 
 
 @pytest.mark.parametrize("inner", sorted(FUSIONS))

@@ -190,10 +190,11 @@ def test_noise_at_test_does_not_depend_on_batch_and_order():
 
 
 def test_level_0_at_test_is_told_and_changes_nothing():
-    zero = build(test_noise=dict(audio=dict(type="gaussian", level=0, kind="spectrogram", scale=dict(gaussian=0.1))))
-    out = zero(gray())
-    assert torch.equal(out["inputs"]["audio"], build()(gray())["inputs"]["audio"])
-    assert out["data_samples"][0].noise_level == dict(visual=0.0, audio=0.0)
+    unit = dict(kind="spectrogram", empty=0.0, scale=dict(gaussian=0.1, occlusion=1.5))  # level 1 would be no occlusion
+    for type in ("gaussian", "occlusion"):
+        out = build(test_noise=dict(audio=dict(type=type, level=0, **unit)))(gray())
+        assert torch.equal(out["inputs"]["audio"], build()(gray())["inputs"]["audio"])
+        assert out["data_samples"][0].noise_level == dict(visual=0.0, audio=0.0)
 
 
 def test_a_missing_modality_gets_no_noise():
