@@ -77,3 +77,15 @@ def test_tables(heading, repository, monkeypatch, capsys):
     wrong = [f"{name}: {cell}" for name, cell in figures if not any(cell in found[other] for other in names(name))]
     assert wrong == []
     assert len(figures) >= least
+
+
+@pytest.mark.parametrize(("task", "files"), [
+    ("digit-clips", "recognition/{}_small_digit-clips.py"), ("cwfid", "segmentation/{}_r18-segformer_cwfid.py")])
+def test_configs_expect_what_their_rows_hold(task, files, repository, monkeypatch, capsys):
+    rows = rows_of(printed(repository, monkeypatch, capsys, f"udml_table {task}"))
+    for row, (word, _) in importlib.import_module("udml_table").FORMS.items():
+        config = (repository / "configs" / files.format(word)).read_text(encoding="utf-8")
+        line, = re.findall(r"(?m)^Expect: (.+) with half", config)
+        figures = re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", line)
+        assert len(figures) == 3
+        assert [figure for figure in figures if not any(cell.startswith(figure) for cell in rows[row])] == [], word

@@ -49,6 +49,7 @@ ABLATIONS = {
     "no embedding": {"embedding": False},
     "no novelty": {"novelty": None},
     "variance read alone": {"reads": ["variance"], "novelty": None}}
+DENSE = {"weights per position": {"per_position": True}}  # where features are maps
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,10 @@ def jobs(task: Task, data_root: str, seeds: Sequence[int], channels_last: bool =
 
 
 def ablations(task: Task, data_root: str, seeds: Sequence[int], channels_last: bool = True) -> list[Job]:
-    """Jobs of UDML default without each of its parts."""
-    rows = [(f"{DEFAULT}, {row}", FORMS[DEFAULT][0], neck_options(**options)) for row, options in ABLATIONS.items()]
+    """Jobs of UDML default without each of its parts and, of segmentation, with weights for each position."""
+    more = DENSE if task.metric == "mIoU" else {}
+    rows = [(f"{DEFAULT}, {row}", FORMS[DEFAULT][0], neck_options(**options))
+            for row, options in {**ABLATIONS, **more}.items()]
     return _jobs(task, data_root, seeds, rows, channels_last)
 
 
