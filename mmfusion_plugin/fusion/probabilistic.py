@@ -5,10 +5,12 @@ Used by UDML (Unbiased Dynamic Multimodal Learning, CVPR 2026, arXiv:2603.19681)
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .contract import all_there, channel_axis, expand_mask
 from .layers import ChannelBatchNorm, ChannelLinear, channels_last, make_norm
+from .ranks import several
 
 __all__ = ["ProbabilisticEmbedding", "kl_to_noise"]
 
@@ -90,6 +92,9 @@ def _over_those_there(norm: nn.Module, x: Tensor, available: Tensor | None) -> T
     """Batch normalisation by a norm that knows no mask; what is missing gives 0."""
     if not norm.training or available is None or all_there(available):
         return norm(x)
-    y = torch.zeros_like(x)
-    y[available] = norm(x[available]).to(y)
-    return y
+    rows = x[available]
+    if several() or rows.numel() > rows.shape[1]:
+        rows = norm(rows)
+    else:  # one value of a channel has no spread
+        rows = F.batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    return torch.zeros_like(x).to(rows).index_put((available,), rows)

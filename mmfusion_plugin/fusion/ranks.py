@@ -4,12 +4,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["all_reduced", "rank"]
+__all__ = ["all_reduced", "rank", "several"]
 
 
 def all_reduced(*sums: Tensor) -> tuple[Tensor, ...]:
     """The same sums over all processes, in place; without several processes, as they are."""
-    if _several():
+    if several():
         for x in sums:
             torch.distributed.all_reduce(x)
     return sums
@@ -17,8 +17,8 @@ def all_reduced(*sums: Tensor) -> tuple[Tensor, ...]:
 
 def rank() -> int:
     """Number of this process, 0 where there is one."""
-    return torch.distributed.get_rank() if _several() else 0
+    return torch.distributed.get_rank() if several() else 0
 
 
-def _several() -> bool:
+def several() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -204,16 +204,20 @@ def test_synchronised_norms_put_in_place_take_the_same_channels():
     torch.testing.assert_close(torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)(feats).fused, expected)
 
 
+@pytest.mark.parametrize("missing", [[1], [0, 1, 3], [0, 1, 2, 3]])
 @pytest.mark.parametrize("rank", ["vector", "sequence", "map"])
-def test_synchronised_norms_read_the_samples_that_are_there(rank):
-    feats, available = features(WIDTHS, rank=rank), present(AB, missing=dict(b=[1]))
+def test_synchronised_norms_read_the_samples_that_are_there(rank, missing):
+    feats, available = features(WIDTHS, rank=rank), present(AB, missing=dict(b=missing))
     own = udml(embedding=True, preset="released")
     put = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(own))
     outs = []
     for model in (own, put):
         torch.manual_seed(1)
         outs.append(model({m: x + 5 for m, x in feats.items()}, available))
+        outs[-1].fused.square().mean().backward()
     torch.testing.assert_close(outs[1].fused, outs[0].fused, rtol=1e-4, atol=1e-5)
+    for name, parameter in own.named_parameters():
+        torch.testing.assert_close(put.get_parameter(name).grad, parameter.grad, rtol=1e-3, atol=1e-4)
     for name, buffer in own.named_buffers():
         torch.testing.assert_close(put.get_buffer(name), buffer, rtol=1e-4, atol=1e-5)
 
