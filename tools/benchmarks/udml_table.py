@@ -49,7 +49,7 @@ ABLATIONS = {
     "no embedding": {"embedding": False},
     "no novelty": {"novelty": None},
     "variance read alone": {"reads": ["variance"], "novelty": None}}
-DENSE = {"weights per position": {"per_position": True}}  # where features are maps
+BY_POSITION = (DEFAULT, "UDML(SCFAE)")  # also run with weights for each position, where features are maps
 
 
 @dataclass(frozen=True)
@@ -147,10 +147,11 @@ def jobs(task: Task, data_root: str, seeds: Sequence[int], channels_last: bool =
 
 
 def ablations(task: Task, data_root: str, seeds: Sequence[int], channels_last: bool = True) -> list[Job]:
-    """Jobs of UDML default without each of its parts and, of segmentation, with weights for each position."""
-    more = DENSE if task.metric == "mIoU" else {}
-    rows = [(f"{DEFAULT}, {row}", FORMS[DEFAULT][0], neck_options(**options))
-            for row, options in {**ABLATIONS, **more}.items()]
+    """Jobs of UDML default without each of its parts and, in segmentation, of UDML with weights for each position."""
+    rows = [(f"{DEFAULT}, {row}", FORMS[DEFAULT][0], neck_options(**options)) for row, options in ABLATIONS.items()]
+    if task.metric == "mIoU":
+        by_position = neck_options(per_position=True)
+        rows += [(f"{row}, weights per position", FORMS[row][0], by_position) for row in BY_POSITION]
     return _jobs(task, data_root, seeds, rows, channels_last)
 
 
