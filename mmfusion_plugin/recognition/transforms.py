@@ -71,8 +71,8 @@ class LoadClip(BaseTransform):
         test_mode: windows and frames without chance. Set it in the pipelines of validation and test.
         cache_mb: MiB of decoded clips that each process keeps, those that came first; 0: none. Where it is full, a
             warning says so, and other clips are decoded each time. Pipelines with the same number share them. Changes
-            no result, but that sound stamped in whole milliseconds (Matroska) may move by half of one. For small data
-            sets, with ``persistent_workers=True``.
+            no result, but that sound stamped in whole milliseconds (Matroska) may move by half of one, and sound
+            whose clock drifts by 5. For small data sets, with ``persistent_workers=True``.
         missing_size: (H, W) of the stand-in frames of a clip without video, where its header names none. Give
             the data's own size if the pipeline does not bring all frames to one.
 
