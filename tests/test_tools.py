@@ -247,14 +247,21 @@ def test_missing_reaches_the_model_inside_tta():
 @pytest.mark.parametrize(("hook", "expected"), [
     (dict(type="SegVisualizationHook"), dict(draw=True, interval=1)),
     (dict(type="SegVisualizationHook", interval=7), dict(draw=True)),
-    (dict(type="VisualizationHook"), dict(enable=True, out_dir="drawn", interval=1)),
 ])
-def test_show_dir_suits_the_hook_of_either_library(hook, expected):
+def test_show_dir_draws_at_the_hooks_own_interval_or_all(hook, expected):
     cfg = Config(dict(default_hooks=dict(visualization=hook), visualizer=dict()))
     launch.draw_predictions(cfg, show=False, show_dir="drawn", wait_time=2)
     assert cfg.default_hooks.visualization == {**hook, **expected}
-    if "draw" in expected:
-        assert cfg.visualizer.save_dir == "drawn"
+    assert cfg.visualizer.save_dir == "drawn"
+
+
+@pytest.mark.parametrize(("tool", "options"), [("test", ["--show-dir", "drawn"]),
+                                               ("show_predictions", ["--out", "drawn"])])
+def test_label_maps_of_a_recognition_config_are_refused(toy, monkeypatch, capsys, tool, options):
+    (toy / "c.pth").touch()
+    (toy / "recognition.py").write_text("default_scope = 'mmaction'\nmodel = dict()\n")
+    said = refused(monkeypatch, capsys, tool, "recognition.py", "c.pth", *options)
+    assert "label maps, which a config of mmaction2 has none of; use" in said and "--dump FILE.pkl" in said
 
 
 def test_out_and_dump_change_the_metric():

@@ -1,4 +1,4 @@
-"""Draw predictions beside inputs and labels: the worst frames, or with --spread from the worst to the best.
+"""Draw predicted label maps beside inputs and labels: the worst frames, or with --spread from the worst to the best.
 
     python tools/show_predictions.py CONFIG CHECKPOINT --out DIR [--number 8] [--spread] [--missing depth]
 """
@@ -10,7 +10,6 @@ from pathlib import Path
 import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything of theirs is imported
 
 # isort: split
-from mmseg.registry import DATASETS
 from rich.progress import track
 
 from mmfusion_plugin.engine import launch
@@ -31,8 +30,13 @@ def main() -> None:
         raise launch.UsageError(f"--number {args.number}: at least 1")
     launch.existing(args.checkpoint, "checkpoint")
     cfg = launch.load_config(args)
+    if cfg.get("default_scope") == "mmaction":
+        raise launch.UsageError("this draws label maps, which a config of mmaction2 has none of; use tools/test.py "
+                                "--dump FILE.pkl for predictions, tools/browse_dataset.py for what the model gets")
     if args.missing:
         launch.withhold(cfg, args.missing)
+
+    from mmseg.registry import DATASETS
 
     from mmfusion_plugin.segmentation.inference import init_model
     from mmfusion_plugin.segmentation.predictions import LabelError, draw, pick
