@@ -1,6 +1,7 @@
 """Arguments and errors of tools/train.py and tools/test.py, and one run through both on a toy model."""
 from __future__ import annotations
 
+import ast
 import copy
 import importlib.util
 import os
@@ -164,6 +165,23 @@ def test_a_gpu_gets_its_batches_from_pinned_memory(config, kind, repository, mon
     assert found.model.data_preprocessor.type == kind and found.model.data_preprocessor.non_blocking is True
     init_default_scope(cfg.default_scope)
     assert MODELS.build(found.model.data_preprocessor)._non_blocking is True
+
+
+@pytest.mark.parametrize(("option", "wrong", "right"), [
+    ("--sensor", "nonsense", "audio.kind=spectrogram"), ("--sweep", "nonsense", "audio:gaussian=1,2")])
+def test_an_option_given_twice_adds_to_the_first(monkeypatch, capsys, option, wrong, right):
+    said = refused(monkeypatch, capsys, "evaluate_noise", "config.py", "c.pth", option, wrong, option, right)
+    assert f"{option} nonsense: expected" in said
+
+
+def test_no_list_without_a_default_is_replaced_by_a_second_one():
+    for script in ROOT.glob("tools/*.py"):
+        for call in ast.walk(ast.parse(script.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument":
+                given = {key.arg: ast.unparse(key.value) for key in call.keywords}
+                option = ast.unparse(call.args[0]).startswith("'--")
+                if option and given.get("nargs") == "'+'" and given.get("default", "[]") == "[]":
+                    assert given.get("action") == "'extend'", (script, call.lineno)
 
 
 def test_tta_needs_its_keys(toy, monkeypatch, capsys):

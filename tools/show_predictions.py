@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="folder for the pictures")
     parser.add_argument("--number", type=int, default=8, help="frames to draw (default: 8)")
     parser.add_argument("--spread", action="store_true", help="evenly from the worst to the best frame")
-    parser.add_argument("--missing", nargs="+", default=[], metavar="MODALITY",
+    parser.add_argument("--missing", nargs="+", action="extend", default=[], metavar="MODALITY",
                         help="withhold these modalities from every sample")
     launch.add_common_arguments(parser)
     args = parser.parse_args()

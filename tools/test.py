@@ -19,7 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file")
     launch.add_common_arguments(parser)
     launch.add_channels_last_argument(parser)
-    parser.add_argument("--missing", nargs="+", default=[], metavar="MODALITY",
+    parser.add_argument("--missing", nargs="+", action="extend", default=[], metavar="MODALITY",
                         help="withhold these modalities from every sample")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation, as the config defines it")
     parser.add_argument("--out", metavar="DIR", help="save predicted label maps (mmsegmentation)")
