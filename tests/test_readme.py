@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import mmfusion_plugin  # noqa: F401  cures the installed wheels
+
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
@@ -64,6 +66,28 @@ def test_the_recognizer_builds_and_learns():
     model = MODELS.build(cfg["model"])
     assert model.neck.levels[0].out_channels == cfg["model"]["cls_head"]["in_channels"]
     assert [step["type"] for step in cfg["train_pipeline"]][0] == "LoadClip"
+
+
+def test_a_clip_of_ones_own_is_predicted(tmp_path, monkeypatch):
+    pytest.importorskip("mmaction")
+    import numpy as np
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    from mmfusion_plugin.recognition.media import write_clip
+
+    monkeypatch.chdir(tmp_path)
+    config = ROOT / "configs" / "recognition" / "scfae_small_demo-clips.py"
+    Path("CONFIG.py").write_text(f"_base_ = {str(config)!r}\n")
+    cfg = Config.fromfile("CONFIG.py")
+    init_default_scope(cfg.default_scope)
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), "CHECKPOINT.pth")
+    frames = [np.full((32, 32, 3), 9 * i, np.uint8) for i in range(20)]
+    write_clip("clip.mp4", frames, 20, np.sin(np.arange(8000) / 3).astype(np.float32), 8000)
+    given: dict = {}
+    exec(printed("inference_recognizer(model, 'clip.mp4')"), given)
+    assert given["scores"].shape == (6,) and 0 <= given["label"] < 6
+    assert given["result"].available == dict(visual=True, audio=False)
 
 
 def test_plain_torch():

@@ -1,6 +1,7 @@
 """Arguments and errors of tools/train.py and tools/test.py, and one run through both on a toy model."""
 from __future__ import annotations
 
+import ast
 import copy
 import importlib.util
 import os
@@ -166,6 +167,23 @@ def test_a_gpu_gets_its_batches_from_pinned_memory(config, kind, repository, mon
     assert MODELS.build(found.model.data_preprocessor)._non_blocking is True
 
 
+@pytest.mark.parametrize(("option", "wrong", "right"), [
+    ("--sensor", "nonsense", "audio.kind=spectrogram"), ("--sweep", "nonsense", "audio:gaussian=1,2")])
+def test_an_option_given_twice_adds_to_the_first(monkeypatch, capsys, option, wrong, right):
+    said = refused(monkeypatch, capsys, "evaluate_noise", "config.py", "c.pth", option, wrong, option, right)
+    assert f"{option} nonsense: expected" in said
+
+
+def test_no_list_without_a_default_is_replaced_by_a_second_one():
+    for script in ROOT.glob("tools/*.py"):
+        for call in ast.walk(ast.parse(script.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument":
+                given = {key.arg: ast.unparse(key.value) for key in call.keywords}
+                option = ast.unparse(call.args[0]).startswith("'--")
+                if option and given.get("nargs") == "'+'" and given.get("default", "[]") == "[]":
+                    assert given.get("action") == "'extend'", (script, call.lineno)
+
+
 def test_tta_needs_its_keys(toy, monkeypatch, capsys):
     (toy / "c.pth").touch()
     said = refused(monkeypatch, capsys, "test", "config.py", "c.pth", "--tta")
@@ -247,14 +265,21 @@ def test_missing_reaches_the_model_inside_tta():
 @pytest.mark.parametrize(("hook", "expected"), [
     (dict(type="SegVisualizationHook"), dict(draw=True, interval=1)),
     (dict(type="SegVisualizationHook", interval=7), dict(draw=True)),
-    (dict(type="VisualizationHook"), dict(enable=True, out_dir="drawn", interval=1)),
 ])
-def test_show_dir_suits_the_hook_of_either_library(hook, expected):
+def test_show_dir_draws_at_the_hooks_own_interval_or_all(hook, expected):
     cfg = Config(dict(default_hooks=dict(visualization=hook), visualizer=dict()))
     launch.draw_predictions(cfg, show=False, show_dir="drawn", wait_time=2)
     assert cfg.default_hooks.visualization == {**hook, **expected}
-    if "draw" in expected:
-        assert cfg.visualizer.save_dir == "drawn"
+    assert cfg.visualizer.save_dir == "drawn"
+
+
+@pytest.mark.parametrize(("tool", "options"), [("test", ["--show-dir", "drawn"]),
+                                               ("show_predictions", ["--out", "drawn"])])
+def test_label_maps_of_a_recognition_config_are_refused(toy, monkeypatch, capsys, tool, options):
+    (toy / "c.pth").touch()
+    (toy / "recognition.py").write_text("default_scope = 'mmaction'\nmodel = dict()\n")
+    said = refused(monkeypatch, capsys, tool, "recognition.py", "c.pth", *options)
+    assert "label maps, which a config of mmaction2 has none of; use" in said and "--dump FILE.pkl" in said
 
 
 def test_out_and_dump_change_the_metric():

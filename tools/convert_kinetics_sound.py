@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--out", help="folder of lists, report and checked.jsonl (default: ROOT)")
     parser.add_argument("--class-list", default="ks31",
                         help="ks31 (most papers; default), ks32, ks33 (UDML's), ks34 (original names), or a file")
-    parser.add_argument("--csv", nargs="+", default=[], metavar="FILE",
+    parser.add_argument("--csv", nargs="+", action="extend", default=[], metavar="FILE",
                         help="Kinetics-400's own lists: label,youtube_id,time_start,time_end,split")
     parser.add_argument("--sound", metavar="FOLDER",
                         help="sound files with the clips' names (default: the sound in the videos)")

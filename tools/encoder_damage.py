@@ -59,7 +59,7 @@ class Passes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     launch.add_evidence_arguments(parser)
-    parser.add_argument("--reference", nargs="+", default=[], metavar="M=CONFIG:CHECKPOINT",
+    parser.add_argument("--reference", nargs="+", action="extend", default=[], metavar="M=CONFIG:CHECKPOINT",
                         help="a model of one modality, trained alone")
     parser.add_argument("--positions", type=int, default=50, help="places of a picture for the probe (default: 50)")
     parser.add_argument("--weight-decay", type=float, default=probing.DECAY, help=f"default: {probing.DECAY:g}")

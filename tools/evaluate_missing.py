@@ -20,7 +20,7 @@ from mmfusion_plugin.engine import launch
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     launch.add_evidence_arguments(parser)
-    parser.add_argument("--sizes", nargs="+", type=int, metavar="N",
+    parser.add_argument("--sizes", nargs="+", action="extend", type=int, metavar="N",
                         help="only subsets of N modalities, beside the complete set (default: all sizes)")
     parser.add_argument("--metric", help="shown in the picture (default: mIoU or acc/fused_top1)")
     args = parser.parse_args()

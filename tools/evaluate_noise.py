@@ -65,8 +65,10 @@ def numbers(where: str, text: str) -> tuple[float, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     launch.add_evidence_arguments(parser)
-    parser.add_argument("--sensor", nargs="+", default=[], metavar="M.KEY=VALUE", help="what a modality's sensor is")
-    parser.add_argument("--sweep", nargs="+", metavar="M:TYPE=S1,S2", help="strengths from mild to severe")
+    parser.add_argument("--sensor", nargs="+", action="extend", default=[], metavar="M.KEY=VALUE",
+                        help="what a modality's sensor is")
+    parser.add_argument("--sweep", nargs="+", action="extend", metavar="M:TYPE=S1,S2",
+                        help="strengths from mild to severe")
     parser.add_argument("--one-at-a-time", action="store_true", help="leave out noise on all modalities at once")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--reference", metavar="JSON", help="noise.json of the model to compare with, same sweep")

@@ -1,4 +1,4 @@
-"""Draw predictions beside inputs and labels: the worst frames, or with --spread from the worst to the best.
+"""Draw predicted label maps beside inputs and labels: the worst frames, or with --spread from the worst to the best.
 
     python tools/show_predictions.py CONFIG CHECKPOINT --out DIR [--number 8] [--spread] [--missing depth]
 """
@@ -10,7 +10,6 @@ from pathlib import Path
 import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything of theirs is imported
 
 # isort: split
-from mmseg.registry import DATASETS
 from rich.progress import track
 
 from mmfusion_plugin.engine import launch
@@ -23,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="folder for the pictures")
     parser.add_argument("--number", type=int, default=8, help="frames to draw (default: 8)")
     parser.add_argument("--spread", action="store_true", help="evenly from the worst to the best frame")
-    parser.add_argument("--missing", nargs="+", default=[], metavar="MODALITY",
+    parser.add_argument("--missing", nargs="+", action="extend", default=[], metavar="MODALITY",
                         help="withhold these modalities from every sample")
     launch.add_common_arguments(parser)
     args = parser.parse_args()
@@ -31,8 +30,13 @@ def main() -> None:
         raise launch.UsageError(f"--number {args.number}: at least 1")
     launch.existing(args.checkpoint, "checkpoint")
     cfg = launch.load_config(args)
+    if cfg.get("default_scope") == "mmaction":
+        raise launch.UsageError("this draws label maps, which a config of mmaction2 has none of; use tools/test.py "
+                                "--dump FILE.pkl for predictions, tools/browse_dataset.py for what the model gets")
     if args.missing:
         launch.withhold(cfg, args.missing)
+
+    from mmseg.registry import DATASETS
 
     from mmfusion_plugin.segmentation.inference import init_model
     from mmfusion_plugin.segmentation.predictions import LabelError, draw, pick

@@ -19,13 +19,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file")
     launch.add_common_arguments(parser)
     launch.add_channels_last_argument(parser)
-    parser.add_argument("--missing", nargs="+", default=[], metavar="MODALITY",
+    parser.add_argument("--missing", nargs="+", action="extend", default=[], metavar="MODALITY",
                         help="withhold these modalities from every sample")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation, as the config defines it")
     parser.add_argument("--out", metavar="DIR", help="save predicted label maps (mmsegmentation)")
     parser.add_argument("--dump", metavar="FILE.pkl", help="save all predictions in one file")
-    parser.add_argument("--show", action="store_true", help="show predictions in a window")
-    parser.add_argument("--show-dir", metavar="DIR", help="save drawn predictions")
+    parser.add_argument("--show", action="store_true", help="show predictions in a window (mmsegmentation)")
+    parser.add_argument("--show-dir", metavar="DIR", help="save drawn predictions (mmsegmentation)")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between two windows (default: 2)")
     return parser.parse_args()
 

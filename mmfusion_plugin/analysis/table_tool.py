@@ -50,7 +50,8 @@ def add_table_arguments(parser: argparse.ArgumentParser, data_root: str, out: st
     parser.add_argument("--out", default=out, help="results, one line of JSON per training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2, help="trainings side by side, one thread each")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows, as the table names them")
+    parser.add_argument("--rows", nargs="+", action="extend", metavar="ROW",
+                        help="only these rows, as the table names them")
     parser.add_argument("--retry-failed", action="store_true", help="run failed trainings again")
     parser.add_argument("--keep", action="store_true", help="keep each training's last weights in its folder")
     parser.add_argument("--render", action="store_true", help="print the table when all is done")

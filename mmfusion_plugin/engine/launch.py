@@ -262,21 +262,21 @@ def withhold(cfg: Config, modalities: Sequence[str]) -> None:
 
 
 def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """Have the visualization hook draw every prediction, or those at its own ``interval``.
+    """Have mmsegmentation's visualization hook draw every prediction, or those at its own ``interval``.
 
-    Raises: UsageError if the config has no such hook.
+    Raises: UsageError for a config of mmaction2, whose hook reads one clip where a pipeline packs several,
+        and if the config has no such hook.
     """
+    if cfg.get("default_scope") == "mmaction":
+        raise UsageError("--show and --show-dir draw label maps, which a config of mmaction2 has none of; use --dump "
+                         "FILE.pkl for predictions, tools/browse_dataset.py --split test for what the model gets")
     hook = cfg.get("default_hooks", {}).get("visualization")
     if hook is None:
         raise UsageError("--show and --show-dir need default_hooks.visualization in the config")
-    if type_name(hook) == "SegVisualizationHook":
-        hook.draw = True
-        if show_dir:
-            cfg.visualizer.save_dir = show_dir
-    else:
-        hook.enable = True
-        hook.out_dir = show_dir
-    hook.setdefault("interval", 1)  # the libraries' own are 50 and 5000 batches
+    hook.draw = True
+    if show_dir:
+        cfg.visualizer.save_dir = show_dir
+    hook.setdefault("interval", 1)  # the library's own is 50 batches
     if show:
         hook.show, hook.wait_time = True, wait_time
 

@@ -37,7 +37,7 @@ from .media import (
 
 __all__ = [
     "SOUNDS", "VIDEOS", "Clip", "ConversionError", "check_clip", "check_clips", "class_key", "count_reasons",
-    "find_files", "load_class_list", "read_lines", "refuse_existing", "report_text", "table",
+    "find_files", "load_class_list", "read_lines", "refuse_empty", "refuse_existing", "report_text", "table",
     "write_list",
 ]
 
@@ -261,6 +261,15 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
         raise ConversionError(f"{there[:5]} exist already; nothing is overwritten without --overwrite")
+
+
+def refuse_empty(parts: Iterable[str], kept: Iterable[Clip], reasons: Mapping[str, int]) -> None:
+    """Raises: ConversionError for parts of which no clip is kept: their lists would take the place of good ones."""
+    empty = [part for part in parts if part not in {clip.split for clip in kept}]
+    if empty:
+        why = ", ".join(f"{reason} ({number})" for reason, number in reasons.items())
+        raise ConversionError(f"no clip is left for {', '.join(empty)}, so nothing is written; dropped were: "
+                              f"{why or 'none'}; check the folders of pictures and of sound")
 
 
 def report_text(title: str, facts: Mapping[str, object], dropped: Mapping[str, int], body: str) -> str:

@@ -40,6 +40,7 @@ from .clip_lists import (
     count_reasons,
     find_files,
     read_lines,
+    refuse_empty,
     refuse_existing,
     report_text,
     table,
@@ -151,9 +152,9 @@ def convert(
         overwrite: replace lists and report of an earlier run.
         processes, progress: as in :func:`.clip_lists.check_clips`.
 
-    Raises: ConversionError for folders without clips, lists that contradict the names or each other, and files
-        that exist already; FileNotFoundError for absent paths; OSError for files that the system does not let it
-        open.
+    Raises: ConversionError for folders without clips, lists that contradict the names or each other, a part of which
+        no clip is kept, and files that exist already; FileNotFoundError for absent paths; OSError for files that the
+        system does not let it open.
     """
     if split not in ("usual", "speakers"):
         raise ConversionError(f"--split must be usual or speakers, got {split!r}")
@@ -197,6 +198,7 @@ def convert(
         if results[clip.id]["reason"] is not None:
             _drop_all(report, [clip.id], results[clip.id]["reason"], part_of, results[clip.id]["message"])
     kept = [clip for clip in clips if results[clip.id]["reason"] is None]
+    refuse_empty(parts, kept, report.reasons())
     report.silent = [clip.id for clip in kept if results[clip.id]["silent"]]
     for part, path in lists.items():
         chosen = [clip for clip in kept if clip.split == part]

@@ -28,6 +28,8 @@ class MultimodalActionDataPreProcessor(BaseDataPreprocessor):
     Zero after normalisation stands for "nothing known": non-finite readings and missing modalities
     become 0, the mean of the modality. What a missing modality's tensor holds never matters.
 
+    mmaction2's ``blending`` (mixup, cutmix) is not taken: it knows one tensor, and no samples that lack a modality.
+
     Args:
         modalities: names; their order carries no meaning here.
         mean, std: by modality, in its own unit (grey levels, log magnitude): a list with one value per

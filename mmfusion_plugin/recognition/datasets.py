@@ -127,6 +127,10 @@ class AudioVisualDataset(BrokenSamples, BaseActionDataset):
     def get_data_info(self, idx: int) -> dict:
         return super().get_data_info(idx) | dict(num_classes=_number_of(_classes(self)))
 
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """The class of one clip, as mmengine's ClassBalancedDataset asks for it."""
+        return [self.get_data_info(idx)["label"]]
+
     def prepare_data(self, idx: int) -> dict | None:
         try:
             return super().prepare_data(idx)
@@ -340,6 +344,10 @@ class FeatureDataset(BaseActionDataset):
         info["inputs"] = {m: rows[row] for m, rows in self._rows.items()}
         info["available"] = {m: bool(there[row]) for m, there in self._there.items()}
         return info
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """The class of one row, as mmengine's ClassBalancedDataset asks for it."""
+        return [self.get_data_info(idx)["label"]]
 
     def _key(self, pattern: str, split: str | None) -> str:
         return pattern.replace("{split}", split or "")

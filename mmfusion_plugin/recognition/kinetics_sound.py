@@ -26,6 +26,7 @@ from .clip_lists import (
     count_reasons,
     find_files,
     load_class_list,
+    refuse_empty,
     refuse_existing,
     report_text,
     table,
@@ -111,9 +112,9 @@ def convert(
         processes: that decode side by side.
         progress: as in :func:`.clip_lists.check_clips`.
 
-    Raises: ConversionError for a tree without clips, classes without clips, files that exist already, and
-        csv files that cannot be read; FileNotFoundError for absent paths; OSError for files that the system does
-        not let it open.
+    Raises: ConversionError for a tree without clips, classes without clips, a part of which none is kept, files that
+        exist already, and csv files that cannot be read; FileNotFoundError for absent paths; OSError for files that
+        the system does not let it open.
     """
     root = Path(root)
     out = root if out is None else Path(out)
@@ -163,6 +164,7 @@ def convert(
             for clip in others:
                 _drop(report, clip, classes, LISTED_TWICE, f"the {first.split} clip {first.visual} stays")
         copies = broken
+    refuse_empty(splits, kept, report.reasons())
     for split, path in lists.items():
         chosen = [clip for clip in kept if clip.split == split]
         report.kept[split] = _by_class(chosen, classes)

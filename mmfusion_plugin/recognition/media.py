@@ -33,6 +33,7 @@ ANY_METADATA = {"metadata_errors": "replace"} if PYAV < 19 else {}
 ONE_THREAD = {"threads": 1} if PYAV >= 17 else {}
 LOST = 0.05  # part of the declared duration whose absence is a truncation, not rounding
 JITTER = 0.1  # s by which successive packets of sound may disagree with their stamps
+ROUNDING = 0.005  # s of such a disagreement that moves nothing: Matroska and FLV stamp in whole milliseconds
 PREROLL = 0.5  # s decoded before a window of sound, for decoders and resamplers with memory
 # Stamps of these after a jump are guessed from the bit rate.
 INEXACT_SEEK = {"mp3", "aac", "ac3", "amr"}
@@ -319,7 +320,8 @@ def read_sound(
     """Sound of ``duration`` seconds from ``start`` on, averaged to mono; of any container and of wav files.
 
     The window is cut by time stamps. Where a file's sound begins after ``start``, the silence that a
-    player gives stands before it; where it ends early, fewer samples come back, and nothing is added.
+    player gives stands before it, and in holes of up to 0.1 s; where it ends early, fewer samples come back, and
+    nothing is added.
     Damage that a decoder conceals without a word (H.264, MP3) cannot be told.
 
     Args:
@@ -328,7 +330,7 @@ def read_sound(
 
     Returns: (samples,) float32 in [-1, 1], and the sample rate.
     Raises: MissingFile; NoStream without sound; EmptyStream if there is none in the window; DamagedMedia
-        if it does not decode, has a hole, or ends much before the duration the file declares.
+        if it does not decode, has a longer hole, or ends much before the duration the file declares.
     """
     with _opened(path) as container:
         stream = _audio_of(container)
@@ -381,7 +383,7 @@ def _decode_sound(container, path, stream, start: float, stop: float) -> tuple[n
     if start > 0:
         container.seek(int((start + origin) / float(stream.time_base)), stream=stream, backward=True)
     bases = {s.index: float(s.time_base) for s in container.streams if s.time_base}
-    parts, begin, total, due, furthest = [], 0.0, 0, 0.0, 0.0
+    parts, begin, total, due, furthest, silence = [], 0.0, 0, 0.0, 0.0, None
     for packet in _demux(container, path, None):
         if packet.pts is not None and packet.stream_index in bases:
             furthest = max(furthest, (packet.pts + (packet.duration or 0)) * bases[packet.stream_index] - origin)
@@ -394,6 +396,14 @@ def _decode_sound(container, path, stream, start: float, stop: float) -> tuple[n
                 begin = at
             elif min(abs(at - end), abs(at - due)) > JITTER:  # a clock that runs a little off makes no hole
                 raise DamagedMedia(f"{path} is damaged: its sound jumps by {at - due:.3f} s at {due:.3f} s")
+            elif at - end > ROUNDING:
+                silence = len(parts)
+                parts.append(np.zeros(round((at - end) * rate), np.float32))
+                total += len(parts[-1])
+            elif end - at > ROUNDING and silence is not None:  # the stamp before it was late by chance, and no hole
+                kept = parts[silence][round((end - at) * rate) :]
+                total -= len(parts[silence]) - len(kept)
+                parts[silence] = kept
             parts.append(_mono(frame))
             total += len(parts[-1])
             due = at + len(parts[-1]) / rate

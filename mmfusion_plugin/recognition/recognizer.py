@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
+from mmaction.models.backbones.resnet_tin import TemporalInterlace
+from mmaction.models.backbones.resnet_tsm import NL3DWrapper, TemporalShift
+from mmaction.models.backbones.tanet import TABlock
 from mmaction.models.recognizers.base import BaseRecognizer
 from mmaction.registry import MODELS
 from mmengine.model import BaseModule
@@ -24,6 +27,7 @@ __all__ = ["FeatureEncoder", "FusionRecognizer"]
 
 POOLS = (True, False, "time")
 INPUT_NDIM = {nn.Conv2d: 4, nn.Conv3d: 5}
+ACROSS_FRAMES = (TemporalShift, NL3DWrapper, TemporalInterlace, TABlock)  # num_segments rows of a batch are a clip
 
 
 @MODELS.register_module()
@@ -100,7 +104,7 @@ class FusionRecognizer(BaseRecognizer):
             or sequences (mean over frames). What comes out is averaged over positions for the head; several
             levels are concatenated.
         frames_per_clip: N by modality (2D encoders on sampled frames: ``LoadClip.num_frames``);
-            1 where not named.
+            1 where not named. What mixes frames itself (TSM, TIN, TANet) has the same ``num_segments``.
         input_ndim: axes of the input of an encoder, batch included, by modality, where its first
             convolution does not tell (2D convolutions: 4, 3D: 5; encoders without one take the input as it is).
             One more axis than this means views.
@@ -166,6 +170,15 @@ class FusionRecognizer(BaseRecognizer):
                 raise ValueError(
                     f"model.frames_per_clip names {m!r}, whose encoder {type(self.backbone.encoders[m]).__name__} "
                     f"takes its input as it is; set model.input_ndim.{m}"
+                )
+        for m, encoder in self.backbone.encoders.items():
+            frames = self.frames_per_clip.get(m, 1)
+            segments = max((part.num_segments for part in encoder.modules() if isinstance(part, ACROSS_FRAMES)),
+                           default=frames)
+            if segments != frames:
+                raise ValueError(
+                    f"model.backbone.backbones.{m}.num_segments is {segments}, model.frames_per_clip.{m} is {frames}: "
+                    f"{type(encoder).__name__} would mix frames of different clips; make both LoadClip.num_frames"
                 )
         self._check_parts()
 

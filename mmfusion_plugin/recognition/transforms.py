@@ -71,13 +71,14 @@ class LoadClip(BaseTransform):
         test_mode: windows and frames without chance. Set it in the pipelines of validation and test.
         cache_mb: MiB of decoded clips that each process keeps, those that came first; 0: none. Where it is full, a
             warning says so, and other clips are decoded each time. Pipelines with the same number share them. Changes
-            no result, but that sound stamped in whole milliseconds (Matroska) may move by half of one. For small data
-            sets, with ``persistent_workers=True``.
+            no result, but that sound stamped in whole milliseconds (Matroska) may move by half of one, and sound
+            whose clock drifts by 5. For small data sets, with ``persistent_workers=True``.
         missing_size: (H, W) of the stand-in frames of a clip without video, where its header names none. Give
             the data's own size if the pipeline does not bring all frames to one.
 
     Reads ``media`` {m: path or None}, where a folder as ``visual`` is a clip that ``tools/extract_clips.py`` has
-    extracted; writes ``imgs`` (list of N L (H, W, 3) uint8 RGB, clips in a row),
+    extracted, or, without it, ``filename``, the one file of all; and ``available`` {m: bool}: a modality that an
+    earlier step marks as missing is not read. Writes ``imgs`` (list of N L (H, W, 3) uint8 RGB, clips in a row),
     ``waveform`` (N, S) float32, ``sample_rate``, ``sound_samples`` (N,), ``available`` {m: bool}, ``frame_inds``
     and ``frame_times`` (s) (N L,), ``clip_starts`` (s) (N,), ``total_frames``, ``num_clips`` N, ``clip_len`` L,
     ``original_shape``, ``img_shape``, ``modality``. What stands in for a missing modality is zeros of the same
@@ -131,11 +132,8 @@ class LoadClip(BaseTransform):
         self._reported: set[tuple[str, str]] = set()
 
     def transform(self, results: dict) -> dict:
-        media = results["media"]
-        if set(self.modalities) - set(media):
-            raise ValueError(
-                f"LoadClip.modalities is {self.modalities}, the data set gives {sorted(media)} in results['media']"
-            )
+        recorded = results.get("available", {})
+        media = {m: path if recorded.get(m, True) else None for m, path in self._media(results).items()}
         # Drawn first and always, so that neither faults nor the cache change what later clips draw.
         where, when = self._draw()
         streams = {m: _Stream(media[m], self.cache) for m in self.modalities if media[m] is not None}
@@ -147,9 +145,8 @@ class LoadClip(BaseTransform):
             if m == "visual" else self._sound(streams[m], starts),
         )
         if not read:
-            faults = {m: media[m] for m in self.modalities}
-            raise DamagedMedia(f"nothing of {faults} can be read, whatever LoadClip.on_fault says; drop the clip")
-        results["available"] = {m: m in read for m in self.modalities}
+            raise DamagedMedia(f"nothing of {media} can be read, whatever LoadClip.on_fault says; drop the clip")
+        results["available"] = {**recorded, **{m: m in read for m in self.modalities}}
         results["clip_starts"], results["num_clips"] = starts, self.num_clips
         if "visual" in self.modalities:
             self._put_frames(results, read.get("visual"), streams.get("visual"))
@@ -158,6 +155,20 @@ class LoadClip(BaseTransform):
             results["waveform"], results["sound_samples"] = read.get("audio", nothing)
             results["sample_rate"] = self.sample_rate
         return results
+
+    def _media(self, results: Mapping) -> dict[str, str | None]:
+        """Path by modality; mmaction2's inference names one file alone, as ``filename``."""
+        if "media" not in results and "filename" not in results:
+            raise ValueError(
+                f"LoadClip needs results['media'] (a path by modality) or results['filename'], the data set gives "
+                f"{sorted(results)}; use dataset.type='AudioVisualDataset'"
+            )
+        media = results["media"] if "media" in results else dict.fromkeys(self.modalities, results["filename"])
+        if set(self.modalities) - set(media):
+            raise ValueError(
+                f"LoadClip.modalities is {self.modalities}, the data set gives {sorted(media)} in results['media']"
+            )
+        return {m: media[m] for m in self.modalities}
 
     def _draw(self) -> tuple[np.ndarray, np.ndarray]:
         """(N,) positions of the windows and (N, L) times of the frames, both in [0, 1]."""
@@ -444,15 +455,19 @@ class AudioSpectrogram(BaseTransform):
 class PackAudioVisual(BaseTransform):
     """Pack a sample: inputs {m: tensor}, label and metainfo in an ActionDataSample.
 
+    A modality is missing where ``results['available']`` says so of its name, or of what :class:`LoadClip` made its
+    array from ('visual' or 'audio', whatever the name); of what nothing is recorded, it is there.
+
     Args:
-        modalities: names to pack; may be fewer than were loaded (unimodal references).
-        keys: by modality, the entry of ``results`` that holds its array.
+        modalities: names to pack; may be fewer than were loaded (unimodal references), and names of your own.
+        keys: by modality, the entry of ``results`` that holds its array. Needed for names of your own.
         meta_keys: copied from ``results`` where present.
 
     Raises: ValueError for a modality that no transform has made ready.
     """
 
     KEYS = {"visual": "imgs", "audio": "spectrogram"}
+    SOURCES = {"imgs": "visual", "spectrogram": "audio", "waveform": "audio"}
     META_KEYS = (
         "filename", "num_classes", "media", "available", "original_shape", "img_shape", "num_clips", "clip_len",
         "frame_inds", "frame_times", "clip_starts", "total_frames", "sample_rate", "sound_samples", "flip",
@@ -482,16 +497,17 @@ class PackAudioVisual(BaseTransform):
                     f"{type(array).__name__}; put FormatShape (frames) or AudioSpectrogram (sound) before it"
                 )
             inputs[m] = torch.from_numpy(np.ascontiguousarray(array))
-        available = {m: there for m, there in results.get("available", {}).items() if m in self.modalities}
-        if available and not any(available.values()):
+        recorded = results.get("available", {})
+        available = {
+            m: all(recorded.get(name, True) for name in (m, self.SOURCES.get(self.keys[m]))) for m in self.modalities
+        }
+        if not any(available.values()):
             raise ValueError(
-                f"{results.get('filename')} has none of {self.modalities}, though {sorted(results['available'])} were "
-                "loaded; name them in PackAudioVisual.modalities or drop the clip"
+                f"{results.get('filename')} has none of {self.modalities}; results['available'] is {recorded}: name "
+                "what is there in PackAudioVisual.modalities or drop the clip"
             )
         sample = ActionDataSample()
         if "label" in results:
             sample.set_gt_label(results["label"])
-        sample.set_metainfo({key: results[key] for key in self.meta_keys if key in results})
-        if available:
-            sample.set_metainfo({"available": available})
+        sample.set_metainfo({key: results[key] for key in self.meta_keys if key in results} | {"available": available})
         return {"inputs": inputs, "data_samples": sample}

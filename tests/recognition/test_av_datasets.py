@@ -112,6 +112,14 @@ def test_broken_lists_name_file_and_line(tmp_path, text, words):
         build(tmp_path, text)
 
 
+def test_rare_classes_can_be_evened_out(tmp_path):
+    from mmengine.dataset import ClassBalancedDataset
+
+    dataset = build(tmp_path, "a.mp4 0\nb.mp4 0\nc.mp4 0\nd.mp4 2\n")
+    balanced = ClassBalancedDataset(dataset, oversample_thr=1.0)
+    assert [balanced.get_cat_ids(i) for i in range(len(balanced))].count([2]) == 2  # sqrt(1 / (1 / 4))
+
+
 def test_one_video_may_have_several_sounds(tmp_path):
     fields = ["visual", "audio", "label"]
     assert len(build(tmp_path, "a.mp4 b.wav 0\na.mp4 c.wav 0\n", fields=fields)) == 2
@@ -237,7 +245,9 @@ def features(root, ending=".npz", content=None, **options):
 
 @pytest.mark.parametrize("ending", [".npz", ".mat"])
 def test_a_row_is_a_sample(tmp_path, ending):
-    packed = features(tmp_path, ending)[2]
+    dataset = features(tmp_path, ending)
+    packed = dataset[2]
+    assert dataset.get_cat_ids(2) == [1]
     torch.testing.assert_close(packed["inputs"]["text"], torch.tensor([6.0, 7.0, 8.0]))
     torch.testing.assert_close(packed["inputs"]["audio"], torch.tensor([[4.0, 5.0]]))
     sample = packed["data_samples"]

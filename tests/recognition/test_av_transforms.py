@@ -278,6 +278,13 @@ def test_a_modality_that_the_data_set_declares_missing_needs_no_option(files):
     assert results["waveform"].shape == (1, RATE) and results["sound_samples"].tolist() == [0]
 
 
+def test_what_an_earlier_step_says_is_missing_is_not_read_and_the_rest_stays(files):
+    media = dict(visual=str(files / "clip.mp4"), audio=str(files / "cut.mp4"))
+    results = LoadClip(num_frames=2, sound=SOUND)(dict(media=media, available=dict(audio=False, depth=False)))
+    assert results["available"] == {"visual": True, "audio": False, "depth": False}
+    assert not results["waveform"].any()
+
+
 def test_a_fault_is_told_once_for_each_file(files, monkeypatch):
     told = []
     monkeypatch.setattr("mmfusion_plugin.recognition.transforms.print_log", lambda text, **_: told.append(text))
@@ -466,6 +473,28 @@ def test_one_modality_of_a_loaded_pair_can_be_packed(files):
     assert set(packed["inputs"]) == {"visual"} and packed["data_samples"].metainfo["available"] == {"visual": True}
 
 
+@pytest.mark.parametrize(("keys", "meant"), [
+    (dict(picture="imgs", sound="spectrogram"), dict(picture=True, sound=False)),
+    (dict(visual="imgs", sound="waveform"), dict(visual=True, sound=False)),
+    (dict(picture="imgs"), dict(picture=True)),
+])
+def test_a_modality_of_another_name_is_missing_where_its_file_is(files, keys, meant):
+    results = AudioSpectrogram(n_fft=64, hop=32)(load(files, audio=None, test_mode=True))
+    results["imgs"] = np.stack(results["imgs"])
+    packed = PackAudioVisual(modalities=list(keys), keys=keys)(results)
+    assert packed["data_samples"].metainfo["available"] == meant
+
+
+def test_a_step_of_ones_own_marks_what_is_missing_by_the_packed_name(files):
+    results = load(files, test_mode=True)
+    results.update(imgs=np.stack(results["imgs"]), flow=np.zeros((1, 4), np.float32))
+    results["available"]["flow"] = False
+    pack = PackAudioVisual(modalities=["picture", "flow"], keys=dict(picture="imgs", flow="flow"))
+    assert pack(results)["data_samples"].metainfo["available"] == {"picture": True, "flow": False}
+    del results["available"]
+    assert pack(results)["data_samples"].metainfo["available"] == {"picture": True, "flow": True}
+
+
 def test_packing_only_what_is_missing_is_refused(files):
     results = AudioSpectrogram(n_fft=64, hop=32)(load(files, audio=None))
     with pytest.raises(ValueError, match="x has none of .*audio.*PackAudioVisual.modalities"):
@@ -565,6 +594,16 @@ def test_mmaction2s_own_decoding_gives_no_waveform():
 def test_a_data_set_without_media_is_told():
     with pytest.raises(ValueError, match="LoadClip.modalities is .*the data set gives .'visual'."):
         LoadClip(num_frames=2, sound=SOUND)(dict(media=dict(visual="x.mp4")))
+
+
+def test_a_file_alone_holds_every_modality(files):
+    results = LoadClip(num_frames=2, sound=SOUND)(dict(filename=str(files / "clip.mp4"), label=-1))
+    assert results["available"] == {"visual": True, "audio": True} and results["waveform"].any()
+
+
+def test_a_data_set_that_names_no_file_is_told():
+    with pytest.raises(ValueError, match=r"the data set gives \['frame_dir', 'label'\]; use dataset.type="):
+        LoadClip(num_frames=2, sound=SOUND)(dict(frame_dir="x", label=0))
 
 
 def test_the_root_mean_square_takes_loudness_away_and_leaves_silence():

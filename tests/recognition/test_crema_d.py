@@ -108,6 +108,16 @@ def test_lists_by_speaker(tree):
     assert report.kept["val"] == dict(NEU=1, HAP=1, SAD=1, FEA=1, DIS=1, ANG=0)
 
 
+def test_a_part_without_a_clip_leaves_good_lists_alone(tree):
+    convert(tree, split="speakers")
+    before = {path.name: path.read_bytes() for path in tree.glob("speakers_*")}
+    for path in (tree / "AudioWAV").glob("1015*"):
+        path.unlink()
+    with pytest.raises(ConversionError, match=r"no clip is left for val, .*: audio: no file \(5\); check the folders"):
+        convert(tree, split="speakers", overwrite=True)
+    assert {path.name: path.read_bytes() for path in tree.glob("speakers_*")} == before
+
+
 def test_training_reads_what_was_written(tree):
     from mmaction.registry import DATASETS
 
@@ -185,7 +195,7 @@ def test_flash_videos_and_sound_in_the_video(tmp_path):
     (tmp_path / "VideoFlash").mkdir()
     write_clip(tmp_path / "a.mp4", [np.full((32, 32, 3), 60 * i, np.uint8) for i in range(4)], 6,
                0.3 * np.sin(np.arange(5333)), 8000)
-    for id in ("1002_DFA_ANG_XX", "1010_DFA_ANG_XX"):
+    for id in ("1002_DFA_ANG_XX", "1010_DFA_ANG_XX", "1015_DFA_ANG_XX"):
         (tmp_path / "VideoFlash" / f"{id}.flv").write_bytes((tmp_path / "a.mp4").read_bytes())
     report = convert(tmp_path, split="speakers", sound_folder=None)
     assert report.dropped == []

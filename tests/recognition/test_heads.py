@@ -221,3 +221,16 @@ def test_wrong_widths_are_named():
         build()(dict(feats, audio=feats["visual"]))
     with pytest.raises(ValueError, match="names 'audio', the batch holds .'visual'."):
         build()({name: feats[name] for name in ("fused", "visual")})
+
+
+def test_the_confusion_matrix_reads_one_of_the_scores():
+    head, feats = build(), features(3)
+    predicted = [sample.to_dict() for sample in head.predict(feats, samples([0, 1, 4]))]
+    for name, logits in head(feats).items():
+        metric = METRICS.build(dict(type="mmaction.FusionConfusionMatrix", score=name))
+        metric.process(None, predicted)
+        expected = torch.zeros(CLASSES, CLASSES, dtype=torch.long)
+        expected[[0, 1, 4], logits.argmax(1)] = 1
+        assert torch.equal(metric.compute_metrics(metric.results)["result"], expected)
+    with pytest.raises(ValueError, match=r"score is 'depth', model.cls_head scores \['audio', 'fused', 'visual'\]"):
+        METRICS.build(dict(type="mmaction.FusionConfusionMatrix", score="depth")).process(None, predicted)

@@ -123,6 +123,15 @@ def test_damage_of_one_late_frame_is_found(tree):
     assert run(tree).reasons() == {"visual: damaged": 1}
 
 
+def test_a_wrong_folder_of_sound_leaves_good_lists_alone(tree):
+    run(tree)
+    before = {path.name: path.read_bytes() for path in tree.glob("two_*")}
+    (tree.parent / "elsewhere").mkdir()
+    with pytest.raises(ConversionError, match=r"no clip is left for train, val, .*: audio: no file \(6\); check"):
+        run(tree, sound=tree.parent / "elsewhere", overwrite=True)
+    assert {path.name: path.read_bytes() for path in tree.glob("two_*")} == before
+
+
 def test_silence_is_kept_but_told(tree, clips):
     (tree / "val" / "bowling" / f"{VAL[1]}.mp4").write_bytes(clips["silent"])
     assert run(tree).silent == [VAL[1]]

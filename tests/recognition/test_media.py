@@ -510,9 +510,58 @@ def test_a_hole_in_the_sound_is_damage(tmp_path):
         read_sound(path)
 
 
-def test_a_clock_that_runs_a_little_off_is_no_hole(tmp_path):
-    path = write_sound(tmp_path / "slow.mkv", "matroska", "pcm_s16le", tone(1), 1.04 * np.arange(5))
-    assert len(read_sound(path)[0]) == 5 * RATE
+def without_every(number, path, target):
+    """The same packets but every ``number``-th of sound."""
+    with av.open(str(path)) as given, av.open(str(target), "w", format="mp4") as container:
+        streams = {stream.index: container.add_stream_from_template(stream) for stream in given.streams}
+        heard = 0
+        for packet in given.demux():
+            heard += packet.stream.type == "audio"
+            if packet.dts is not None and (packet.stream.type != "audio" or heard % number):
+                packet.stream = streams[packet.stream.index]
+                container.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("rate", [None, 22050])
+def test_holes_that_a_player_bridges_leave_the_sound_beside_its_picture(tmp_path, rate):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(12 * RATE).astype(np.float32)
+    intact = write(tmp_path / "intact.mp4", "mp4", numbered(60) * 5, range(0, 1200, 4), noise)
+    holed = without_every(20, intact, tmp_path / "holed.mp4")
+    expected, (whole, found) = read_sound(intact, sample_rate=rate)[0], read_sound(holed, sample_rate=rate)
+    assert len(whole) == len(expected)
+    differs = np.abs(whole - expected)
+    assert 0 < np.mean(differs > 0.01) < 0.2  # 9 packets of 188, and each decoder's way back
+    for start in (0.0, 3.21, 10.4):
+        part, first = read_sound(holed, start, 1.5, rate)[0], round(start * found)
+        np.testing.assert_allclose(part, whole[first : first + round(1.5 * found)], atol=1e-4)
+
+
+def test_the_whole_sound_of_a_fragmented_file_lies_where_its_windows_do(tmp_path):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
+    path = write(tmp_path / "clip.mp4", "mp4", numbered(60), range(0, 240, 4), noise,
+                 options=dict(movflags="frag_keyframe+empty_moov"))
+    with av.open(str(path)) as container:
+        stamps = [packet.pts for packet in container.demux(audio=0) if packet.pts is not None]
+    assert stamps[1] - stamps[0] > 1024  # libavformat holds the first packet for longer
+    whole, _ = read_sound(path)
+    np.testing.assert_allclose(read_sound(path, 1.5, 1.0)[0], whole[round(1.5 * RATE) : round(2.5 * RATE)], atol=1e-4)
+
+
+@pytest.mark.parametrize(("stamps", "length"), [(1.04 * np.arange(5), 5.16), (0.98 * np.arange(5), 5)])
+def test_a_clock_that_runs_a_little_off_is_no_damage(tmp_path, stamps, length):
+    path = write_sound(tmp_path / "off.mkv", "matroska", "pcm_s16le", tone(1), stamps)
+    assert len(read_sound(path)[0]) == length * RATE
+
+
+def test_a_single_stamp_that_is_late_moves_nothing(tmp_path):
+    path = write_sound(tmp_path / "late.mkv", "matroska", "pcm_s16le", tone(1), (0, 1, 2.03, 3, 4))
+    np.testing.assert_allclose(read_sound(path)[0], np.tile(tone(1), 5), atol=2**-14)
+
+
+def test_stamps_in_whole_milliseconds_add_and_take_away_nothing(tmp_path):
+    path = write_sound(tmp_path / "rounded.mkv", "matroska", "pcm_s16le", tone(0.0235), 0.0235 * np.arange(200))
+    assert len(read_sound(path)[0]) == 200 * round(0.0235 * RATE)
 
 
 def test_written_clips_are_the_same_bytes_each_time(tmp_path):

@@ -456,6 +456,18 @@ def test_an_encoder_that_merges_frames_is_named():
         losses_of(model, batch())
 
 
+def test_an_encoder_that_mixes_frames_mixes_those_of_one_clip():
+    def model(segments):
+        tsm = dict(type="MobileNetV2TSM", num_segments=segments, pretrained2d=False)
+        return build(model_cfg(backbones=dict(visual=tsm), widths=dict(WIDTHS, visual=1280)))
+
+    with pytest.raises(ValueError, match=r"backbones.visual.num_segments is 8, model.frames_per_clip.visual is 2"):
+        model(8)
+    fitting, data = model(FRAMES), batch(dict(visual=(FRAMES, 3, 32, 32), audio=(1, 1, 16, 24)))
+    alone = dict(inputs={m: x[:1] for m, x in data["inputs"].items()}, data_samples=data["data_samples"][:1])
+    torch.testing.assert_close(scores_of(fitting, data)["fused"][:1], scores_of(fitting, alone)["fused"])
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [(dict(norm="batch"), "FeatureEncoder.norm"), (dict(hidden_channels=4), "FeatureEncoder.out_channels is None")])

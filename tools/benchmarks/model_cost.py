@@ -62,7 +62,8 @@ def power(unit: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="config file")
-    parser.add_argument("--shape", nargs="+", metavar="M=C,H,W", help="of one sample, as the encoder takes it")
+    parser.add_argument("--shape", nargs="+", action="extend", metavar="M=C,H,W",
+                        help="of one sample, as the encoder takes it")
     parser.add_argument("--repeats", type=int, default=20, help="passes that are timed (default: 20)")
     parser.add_argument("--device", default=get_device(), help="default: a GPU if there is one")
     parser.add_argument("--out", metavar="DIR", help="folder for cost.json and cost.md")

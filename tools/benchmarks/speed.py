@@ -314,13 +314,14 @@ PARTS = dict(blocks=blocks, scaling=scaling, models=models, precision=precision,
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help=f"blocks ({', '.join(BLOCKS)}) or a task's models ("
+    parser.add_argument("--rows", nargs="+", action="extend", metavar="NAME",
+                        help=f"blocks ({', '.join(BLOCKS)}) or a task's models ("
                         + "; ".join(f"{task}: {', '.join(rows)}" for task, rows in TASKS.items()) + ")")
-    parser.add_argument("--shapes", nargs="+", metavar="BATCH[xHxW]:WIDTH",
+    parser.add_argument("--shapes", nargs="+", action="extend", metavar="BATCH[xHxW]:WIDTH",
                         help=f"of blocks (default: {' '.join([*VECTORS, *MAPS])})")
     parser.add_argument("--modalities", type=int, default=2, help="of blocks, 2 to 8 (default: 2)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--batch", type=int, nargs="+",
+    parser.add_argument("--batch", type=int, nargs="+", action="extend",
                         help="of models (default: 1 of pictures, 8 of clips, of which UDML's BatchNorm needs several)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"),
                         help="of a model's images (default: 480 640 and 224 224)")
