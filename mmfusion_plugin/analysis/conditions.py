@@ -280,10 +280,9 @@ def _count(run: _Running, sample: Any, average_clips: str | None) -> None:
     if found is None:
         run.countable = False
         return
-    labels, probabilities = found
     if run.counts.classes == 0:
-        run.counts = Counts(probabilities.shape[1])
-    run.counts.update(labels, probabilities)
+        run.counts = Counts(found[1].shape[1])
+    run.counts.update(*found)
 
 
 def _gather_weights(run: _Running, model: nn.Module, inputs: Any, samples: Sequence) -> None:
