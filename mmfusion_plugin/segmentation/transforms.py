@@ -29,7 +29,8 @@ __all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities", "c
 IGNORE = 255
 VALUES = np.arange(256, dtype=np.uint8)
 # what results[m] of a depth sensor must not overwrite
-TAKEN = {"img", "img_slices", "available", "modality_paths", "seg_fields", "gt_seg_map", "flip", "scale"}
+TAKEN = {"img", "img_slices", "available", "not_8_bit", "frame", "modality_paths", "seg_fields", "gt_seg_map", "flip",
+         "scale"}
 # mmcv's own, which mmsegmentation's of these names inherit from, move image and label alone
 LEAVE_DEPTH = (CenterCrop, RandomFlip, Resize)
 
@@ -91,6 +92,7 @@ class LoadModalities(BaseTransform):
         results["img"] = np.ascontiguousarray(np.concatenate(stacked, axis=2))
         results["img_slices"] = slices
         results["available"] = {m: m in read for m in self.modalities}
+        results["not_8_bit"] = [m for m, x in read.items() if m in slices and x.dtype != np.uint8]
         results["img_shape"] = results["ori_shape"] = size
         return results
 
@@ -259,8 +261,9 @@ class PackModalities(BaseTransform):
         "scale_factor", "flip", "flip_direction", "reduce_zero_label",
     )
 
-    # without them a missing sensor would look present, and a head of another number of classes would go unnoticed
-    NEEDED = ("available", "modality_paths", "dataset_classes")
+    # without them a missing sensor would look present, a head of another number of classes would go unnoticed, and
+    # frames of one name in two folders would be saved to one file
+    NEEDED = ("available", "modality_paths", "dataset_classes", "frame", "not_8_bit")
 
     def __init__(self, modalities: Sequence[str], meta_keys: Sequence[str] = META_KEYS) -> None:
         self.modalities = list(modalities)

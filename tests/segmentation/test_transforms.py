@@ -348,6 +348,15 @@ def test_what_says_that_a_sensor_is_missing_is_always_packed(frames):
     assert meta["dataset_classes"] == 3
 
 
+def test_sensors_of_more_than_eight_bits_are_told(frames):
+    names = ["rgb", "thermal", "depth"]
+    sensors = {**SENSORS, "thermal": dict(kind="gray", dtype="uint16")}
+    paths = {**sample(frames)["modality_paths"], "thermal": str(frames / "Depth" / "1.png")}
+    steps = Compose([dict(type="LoadModalities", modalities=names, sensors=sensors),
+                     dict(type="PackModalities", modalities=names)])
+    assert steps(sample(frames, modality_paths=paths))["data_samples"].metainfo["not_8_bit"] == ["thermal"]
+
+
 @pytest.mark.parametrize("step", [dict(type="ColorJitter"), PACK])
 def test_stock_loading_is_answered_with_what_to_use(frames, step):
     with pytest.raises(ValueError, match="LoadModalities instead of LoadImageFromFile"):
