@@ -12,7 +12,7 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
-from mmfusion_plugin.fusion.modes import fused_only
+from mmfusion_plugin.fusion.modes import fused_only, in_evaluation_mode
 from mmfusion_plugin.models.availability import availability, check_neck, fuse, noise_levels, statistics_of
 from mmfusion_plugin.models.schedule import check_progress
 from mmfusion_plugin.models.unimodal import Heads, check_own_heads, evaluating, update_dependency, update_gain
@@ -201,9 +201,11 @@ class FusionEncoderDecoder(EncoderDecoder):
         losses = {**self._decode_head_forward_train(output.fused, data_samples), **output.losses}
         if self.with_auxiliary_head:
             losses.update(self._auxiliary_head_forward_train(output.fused, data_samples))
+        trained = next(name for name in losses if "loss" in name)
+        losses[trained] = losses[trained] + self._unread(output.fused)
         available = availability(self.modalities, metas)
-        for m, head in self.modality_heads.items():
-            losses.update(add_prefix(self._modality_loss(head, feats[m], data_samples, available[m]), f"aux_{m}"))
+        for m in self.modality_heads:
+            losses.update(add_prefix(self._modality_loss(m, feats[m], data_samples, available[m]), f"aux_{m}"))
         levels = noise_levels(self.modalities, metas, inputs.device)
         update_dependency(self.neck, feats, available, levels, self._heads)
         labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).squeeze(1)
@@ -212,17 +214,38 @@ class FusionEncoderDecoder(EncoderDecoder):
         losses.update({name: value for name, value in output.diagnostics.items() if value.ndim == 0})
         return losses
 
-    def _modality_loss(self, head: nn.Module, levels: tuple[Tensor, ...], data_samples: list,
+    def _unread(self, fused: tuple[Tensor, ...]) -> Tensor:
+        """0 of the levels that no head reads: distributed training waits for the gradient of what made them."""
+        read: set[int] = set()
+        for key, head in self._named_heads().items():
+            if not key.startswith("model.modality_heads."):
+                asked = getattr(head, "in_index", range(len(fused)))
+                read |= {i % len(fused) for i in ([asked] if isinstance(asked, int) else asked)}
+        unread = [level for i, level in enumerate(fused) if i not in read]
+        return sum((level.float().nan_to_num(posinf=0.0, neginf=0.0) * 0).sum() for level in unread)
+
+    def _modality_loss(self, m: str, levels: tuple[Tensor, ...], data_samples: list,
                        available_B: Tensor) -> dict[str, Tensor]:
-        rows = available_B.nonzero().flatten()
+        head, rows = self.modality_heads[m], available_B.nonzero().flatten()
         if len(rows) == 0:  # the head's parameters still need a gradient on this rank
-            losses = head.loss(levels, data_samples, self.train_cfg)
+            with in_evaluation_mode(head):  # what stands in for a missing sensor is none of BatchNorm's statistics
+                losses = head.loss(levels, data_samples, self.train_cfg)
             return {name: value * 0 for name, value in losses.items()}
         if len(rows) == len(data_samples):
             return head.loss(levels, data_samples, self.train_cfg)
-        return head.loss(
-            tuple(level[rows] for level in levels), [data_samples[i] for i in rows.tolist()], self.train_cfg
-        )
+        try:
+            return head.loss(
+                tuple(level[rows] for level in levels), [data_samples[i] for i in rows.tolist()], self.train_cfg
+            )
+        except ValueError as error:
+            if len(rows) > 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"only one of the batch's {len(data_samples)} samples has {m!r}, and model.modality_heads.{m} "
+                f"{type(head).__name__} normalises a pooled map over the samples ({error}); set "
+                f"model.modality_heads.{m}.norm_cfg=dict(type='GN', num_groups=...), take a head that pools nothing "
+                "such as FCNHead, or raise train_dataloader.batch_size"
+            ) from error
 
     def _forward(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
         metas = None if data_samples is None else [sample.metainfo for sample in data_samples]
