@@ -258,13 +258,17 @@ def test_show_dir_suits_the_hook_of_either_library(hook, expected):
 
 
 def test_out_and_dump_change_the_metric():
-    cfg = Config(dict(test_evaluator=dict(type="IoUMetric")))
-    launch.save_label_maps(cfg, "maps")
-    assert cfg.test_evaluator == dict(type="IoUMetric", output_dir="maps", keep_results=True)
-    launch.dump_predictions(cfg, "all.pkl")
-    assert [metric["type"] for metric in cfg.test_evaluator] == ["IoUMetric", "DumpResults"]
-    with pytest.raises(launch.UsageError, match="--out needs one metric"):
+    for steps, metric in ((["LoadModalities", "LoadSegLabel"], dict(type="IoUMetric")), (["LoadAnnotations"], [
+            dict(type="IoUMetric")])):
+        data = dict(dataset=dict(type="ConcatDataset", datasets=[dict(pipeline=[dict(type=step) for step in steps])]))
+        cfg = Config(dict(test_evaluator=metric, test_dataloader=data))
         launch.save_label_maps(cfg, "maps")
+        assert cfg.test_evaluator == [dict(type="IoUMetric"), dict(type="SavedLabelMaps", folder="maps")]
+    launch.dump_predictions(cfg, "all.pkl")
+    assert [metric["type"] for metric in cfg.test_evaluator] == ["IoUMetric", "SavedLabelMaps", "DumpResults"]
+    cfg.test_dataloader.dataset.datasets[0].pipeline.pop()
+    launch.save_label_maps(cfg, "maps")
+    assert [metric["type"] for metric in cfg.test_evaluator] == ["SavedLabelMaps"], "nothing to score by"
     with pytest.raises(launch.UsageError, match="mmaction2 has none of; use --dump"):
         launch.save_label_maps(Config(dict(default_scope="mmaction", test_evaluator=dict(type="AccMetric"))), "maps")
 

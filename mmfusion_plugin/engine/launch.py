@@ -6,16 +6,18 @@ for a config of either library.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
@@ -34,6 +36,7 @@ __all__ = [
 
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+LABEL_STEPS = ("LoadSegLabel", "LoadAnnotations")
 
 
 class UsageError(ValueError):
@@ -91,19 +94,19 @@ def load_checkpoint(args: argparse.Namespace) -> tuple[Config, torch.nn.Module, 
     args.work_dir = args.work_dir or str(out / "logs")
     cfg = load_config(args)
     runner = build_runner(cfg)
-    load_weights(runner, args.checkpoint)
+    load_weights(runner.model, args.checkpoint)
     return cfg, runner.model, out
 
 
-def load_weights(runner: Runner, path: str) -> None:
+def load_weights(model: torch.nn.Module, path: str) -> None:
     """Load a checkpoint for an evaluation; what it holds beside the model's state is a warning.
 
     Raises: UsageError if the weights are another model's.
     """
-    unexpected = _fit(runner.model, CheckpointLoader.load_checkpoint(path, map_location="cpu"), path)
+    unexpected = _fit(model, CheckpointLoader.load_checkpoint(path, map_location="cpu"), path)
     if unexpected:
-        runner.logger.warning(f"{path} holds {len(unexpected)} entries that the model has not: "
-                              f"{', '.join(unexpected[:3])}")
+        print_log(f"{path} holds {len(unexpected)} entries that the model has not: {', '.join(unexpected[:3])}",
+                  logger="current", level=logging.WARNING)
 
 
 class FittingWeightsHook(Hook):
@@ -282,16 +285,29 @@ def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: f
 
 
 def save_label_maps(cfg: Config, folder: str) -> None:
-    """Have the metric save predicted label maps below ``folder`` (mmsegmentation's ``--out``).
+    """Save predicted label maps below ``folder`` (mmsegmentation's ``--out``); without labels to test by, that alone.
 
-    Raises: UsageError for a config of mmaction2, and for a list of metrics.
+    Raises: UsageError for a config of mmaction2.
     """
     if cfg.get("default_scope") == "mmaction":
         raise UsageError("--out saves label maps, which a config of mmaction2 has none of; use --dump FILE.pkl")
-    if not isinstance(cfg.test_evaluator, dict):
-        raise UsageError("--out needs one metric in test_evaluator; use --dump for a list of metrics")
-    cfg.test_evaluator.output_dir = folder
-    cfg.test_evaluator.keep_results = True
+    labelled = any(name in LABEL_STEPS for name in _type_names(cfg.test_dataloader.dataset))
+    if not labelled:
+        print_log(f"--out: no step of the test pipeline is one of {', '.join(LABEL_STEPS)}: maps are saved, nothing is "
+                  "scored", logger="current", level=logging.WARNING)
+    cfg.test_evaluator = [*(_metrics(cfg) if labelled else ()), dict(type="SavedLabelMaps", folder=folder)]
+
+
+def _type_names(node: object) -> Iterator[str]:
+    """Of everything below ``node``."""
+    if isinstance(node, Mapping) and "type" in node:
+        yield type_name(node)
+    for part in node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ():
+        yield from _type_names(part)
+
+
+def _metrics(cfg: Config) -> list:
+    return list(cfg.test_evaluator) if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
 
 
 def dump_predictions(cfg: Config, file: str) -> None:
@@ -301,8 +317,7 @@ def dump_predictions(cfg: Config, file: str) -> None:
     """
     if Path(file).suffix not in (".pkl", ".pickle"):
         raise UsageError(f"--dump has to end in .pkl or .pickle: {file}")
-    metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
-    cfg.test_evaluator = [*metrics, dict(type="DumpResults", out_file_path=file)]
+    cfg.test_evaluator = [*_metrics(cfg), dict(type="DumpResults", out_file_path=file)]
 
 
 def build_runner(cfg: Config) -> Runner:

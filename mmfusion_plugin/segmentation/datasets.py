@@ -142,6 +142,7 @@ class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
         if not there:
             raise ValueError(f"frame {stem!r} of {self.ann_file} has none of {self.modalities}")
         return dict(
+            frame=stem,
             # visualisers of mmsegmentation open this one
             img_path=there[0],
             modality_paths=paths,

@@ -237,6 +237,30 @@ def test_saved_predictions_are_numbered_as_the_labels(frames, offset, tmp_path):
     assert np.array_equal(cv2.imread(str(tmp_path / "saved" / "1.png"), -1), label)
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_saved_maps_of_chosen_classes_are_numbered_as_the_labels(frames, tmp_path, offset, monkeypatch):
+    import cv2
+    import numpy as np
+
+    from mmfusion_plugin.segmentation.datasets import MultimodalSegDataset
+    from mmfusion_plugin.segmentation.label_maps import SavedLabelMaps
+
+    monkeypatch.setattr(MultimodalSegDataset, "METAINFO", dict(classes=("one", "two", "three"), palette=[[0] * 3] * 3))
+    label = np.array([0, 2, 0]).repeat(SIZE[0] // 3)[:, None].repeat(SIZE[1], 1).astype(np.uint8) + offset
+    cv2.imwrite(str(frames / "Label" / "1.png"), label)
+    dataset = build(frames, label_offset=offset, metainfo=dict(classes=("three", "one")), indices=1)
+    sample = dataset[0]["data_samples"]
+    assert set(sample.gt_sem_seg.data.unique().tolist()) == {0, 1}
+    sample.pred_sem_seg = sample.gt_sem_seg
+    metric = SavedLabelMaps(str(tmp_path / "saved"))
+    metric.dataset_meta = dataset.metainfo
+    metric.process({}, [sample.to_dict()])
+    assert np.array_equal(cv2.imread(str(tmp_path / "saved" / "1.png"), -1), label)
+    metric.dataset_meta = dict(label_map={0: 1, 1: 255, 2: 1})
+    with pytest.raises(ValueError, match=r"metainfo\.classes makes one class \(1\) of the stored numbers \[0, 2\]"):
+        metric.process({}, [sample.to_dict()])
+
+
 FLIP = dict(type="mmcv.RandomFlip", prob=0.5)
 
 
