@@ -190,9 +190,28 @@ def test_conditions_that_do_not_fit_are_named():
             evaluate_conditions(model, loader, evaluator, [condition])
     with pytest.raises(ValueError, match="sizes"):
         subset_conditions(["a", "b"], [3])
-    _, loader, _ = tiny.recognition(missing=[(2, "visual")])
-    with pytest.raises(ValueError, match="2.mp4.*no modality left"):
+    _, loader, _ = tiny.recognition(missing=[(i, "visual") for i in range(10)])
+    with pytest.raises(EvidenceError, match="'visual' leaves no sample of the test set any modality"):
         evaluate_conditions(model, loader, evaluator, subset_conditions(["visual", "audio"]))
+
+
+def test_samples_that_a_condition_leaves_nothing_are_left_out_and_counted(tmp_path):
+    pytest.importorskip("mmaction")
+    gaps = [(2, "visual"), *((i, "audio") for i in range(4, 9))]  # a batch without any audio
+    model, loader, evaluator = tiny.recognition(missing=gaps)
+    asked = subset_conditions(["visual", "audio"])
+    outcomes = evaluate_conditions(model, loader, evaluator, asked, partial=tmp_path / "x")
+    assert [outcomes[c.name]["samples"] for c in asked] == [10, 9, 5]
+    assert [sum(map(sum, outcomes[c.name]["confusion"])) for c in asked] == [10, 9, 5]
+    items, kept = loader["dataset"].batch, [i for i in range(10) if (i, "audio") not in gaps]
+    fewer = dict(inputs={m: [x[i] for i in kept] for m, x in items["inputs"].items()},
+                 data_samples=[items["data_samples"][i] for i in kept])
+    alone = evaluate_conditions(model, tiny.loader(tiny.Items(fewer)), evaluator, [asked[2]])["audio"]
+    assert outcomes["audio"]["confusion"] == alone["confusion"] and outcomes["audio"]["metrics"] == alone["metrics"]
+    again = evaluate_conditions(model, loader, evaluator, asked, partial=tmp_path / "x")
+    assert again == outcomes
+    record = dict(summarise_subsets(outcomes, asked, ["visual", "audio"]), fill="zeros", command="x")
+    assert "nothing of a row's modalities are left out of it: visual 9, audio 5 of 10." in subsets_markdown(record)
 
 
 @pytest.mark.parametrize("change", ["label", "sensor", "list"])
