@@ -273,6 +273,25 @@ def test_out_and_dump_change_the_metric():
         launch.save_label_maps(Config(dict(default_scope="mmaction", test_evaluator=dict(type="AccMetric"))), "maps")
 
 
+def test_missing_names_the_samples_that_would_have_nothing_left():
+    infos = [dict(modality_paths=dict(rgb="a", depth="b"), frame="1"),
+             dict(modality_paths=dict(rgb=None, depth="b"), frame="2"),
+             dict(media=dict(rgb="a", depth=None), filename="3"),
+             dict(available=dict(rgb=False, depth=True), filename="4")]
+    dataset = mock.MagicMock(__len__=lambda self: 4, get_data_info=infos.__getitem__)
+    launch.check_remaining(dataset, ["sound"])
+    with pytest.raises(launch.UsageError, match=r"--missing depth: 2 of the 4 samples.*\['2', '4'\].*evaluate_missing"):
+        launch.check_remaining(dataset, ["depth"])
+
+
+@pytest.mark.parametrize("name", ["evaluate_missing", "evaluate_noise", "evaluate_branches", "plot_embeddings",
+                                  "encoder_damage", "browse_dataset", "show_predictions"])
+def test_tools_of_one_process_take_no_launcher(toy, monkeypatch, capsys, name):
+    with pytest.raises(SystemExit):
+        tool(monkeypatch, name, "config.py", "c.pth", "--out", "x", "--launcher", "pytorch")
+    assert "--launcher" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_sync_bn_is_replaced_everywhere():
     cfg = Config(dict(model=dict(norm_cfg=dict(type="SyncBN"), heads=[dict(norm_cfg=dict(type="SyncBN"))])))
     assert launch._replace_sync_bn(cfg.model)

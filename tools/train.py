@@ -20,6 +20,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="config file")
     launch.add_common_arguments(parser)
+    launch.add_launcher_arguments(parser)
     launch.add_channels_last_argument(parser)
     parser.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
                         help="go on from this checkpoint, or without a name from the work folder's latest")

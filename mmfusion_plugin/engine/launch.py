@@ -23,15 +23,16 @@ from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import ProgressBar
+from torch.utils.data import Dataset
 
 from .checkpoint_files import CheckpointError
 from .memory import ConstantWeightsHook, keep_freed_memory
 
 __all__ = [
-    "FittingWeightsHook", "UsageError", "add_channels_last_argument", "add_common_arguments", "add_evidence_arguments",
-    "build_runner", "draw_predictions", "dump_predictions", "existing", "load_checkpoint", "load_config",
-    "load_weights", "progress", "run_tool", "save_label_maps", "type_name", "use_amp", "use_channels_last",
-    "use_pinned_memory", "use_tta", "withhold",
+    "FittingWeightsHook", "UsageError", "add_channels_last_argument", "add_common_arguments",
+    "add_evidence_arguments", "add_launcher_arguments", "build_runner", "check_remaining", "draw_predictions",
+    "dump_predictions", "existing", "load_checkpoint", "load_config", "load_weights", "progress", "run_tool",
+    "save_label_maps", "type_name", "use_amp", "use_channels_last", "use_pinned_memory", "use_tta", "withhold",
 ]
 
 
@@ -54,13 +55,18 @@ def run_tool(main: Callable[[], None], *errors: type[Exception]) -> None:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that training and testing share, named as in the stock tools."""
+    """Arguments that all tools with a config share, named as in the stock tools."""
     parser.add_argument(
         "--work-dir",
         help="folder for logs, metrics and checkpoints (default: work_dir in the config, or work_dirs/NAME)")
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE",
         help="replace settings of the config; lists as key='[a,b]' or key=a,b, without blanks")
+    parser.set_defaults(launcher="none", local_rank=0)
+
+
+def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the tools that run in several processes: training and testing."""
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none",
                         help="job launcher (tools/dist_train.sh sets it)")
     # torch.distributed.launch passes it with a hyphen since torch 2.0.
@@ -264,6 +270,23 @@ def withhold(cfg: Config, modalities: Sequence[str]) -> None:
     preprocessor.test_missing = list(modalities)
 
 
+def check_remaining(dataset: Dataset, modalities: Sequence[str]) -> None:
+    """Before a test without ``modalities``. What a list or table does not tell shows when a sample is read.
+
+    Raises: UsageError if samples have nothing else.
+    """
+    bare = []
+    for i in range(len(dataset) if hasattr(dataset, "get_data_info") else 0):
+        info = dataset.get_data_info(i)
+        there = info.get("modality_paths") or info.get("media") or info.get("available") or {}
+        if there and not any(value not in (None, False) for m, value in there.items() if m not in modalities):
+            bare.append(info.get("frame") or info.get("filename"))
+    if bare:
+        raise UsageError(f"--missing {' '.join(modalities)}: {len(bare)} of the {len(dataset)} samples have nothing "
+                         f"else, first {bare[:3]}; take them out of test_dataloader.dataset.ann_file, or use "
+                         "tools/evaluate_missing.py, which leaves them out and says so")
+
+
 def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
     """Have the visualization hook draw every prediction, or those at its own ``interval``.
 
@@ -322,7 +345,11 @@ def dump_predictions(cfg: Config, file: str) -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """The runner that ``cfg`` describes, with ConstantWeightsHook; on a GPU with pinned memory, several processes
-    without one with gloo."""
+    without one with gloo. What mmsegmentation's hook would draw of sensors' files, SensorVisualizationHook draws."""
+    hook = (cfg.get("default_hooks") or {}).get("visualization") or {}
+    if type_name(hook) == "SegVisualizationHook" and hook.get("draw") and "LoadModalities" in _type_names(
+            [cfg.get(name) for name in LOADERS]):
+        hook.type = "SensorVisualizationHook"
     if torch.cuda.is_available():
         use_pinned_memory(cfg)
     notes = _prepare_cpu_processes(cfg) if cfg.launcher in ("pytorch", "slurm") and get_device() == "cpu" else []

@@ -24,7 +24,7 @@ from mmfusion_plugin.models.samples import short
 
 from .sensors import Sensor, read_label
 
-__all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities", "check_pipeline"]
+__all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities", "check_pipeline", "sensors_of"]
 
 IGNORE = 255
 VALUES = np.arange(256, dtype=np.uint8)
@@ -309,8 +309,7 @@ def check_pipeline(pipeline: Callable) -> None:
     Raises: ValueError for a transform that moves image and label without the depth sensors, or takes several stacked
         sensors for one colour picture.
     """
-    steps = list(_steps(pipeline))
-    sensors = next((step.sensors.values() for step in steps if isinstance(step, LoadModalities)), ())
+    steps, sensors = list(_steps(pipeline)), sensors_of(pipeline)
     depth = [sensor.name for sensor in sensors if sensor.rides_with_label]
     stacked = {sensor.name: sensor.channels for sensor in sensors if not sensor.rides_with_label}
     for step in steps:
@@ -330,6 +329,11 @@ def check_pipeline(pipeline: Callable) -> None:
                 f"pipeline: {name} takes the stacked channels {stacked} for one colour picture; use "
                 "dict(type='ColorJitter', modality=...)"
             )
+
+
+def sensors_of(pipeline: Callable) -> list[Sensor]:
+    """What the pipeline's LoadModalities reads; empty where it has none."""
+    return next((list(step.sensors.values()) for step in _steps(pipeline) if isinstance(step, LoadModalities)), [])
 
 
 def _steps(step: Callable) -> Iterator[Callable]:
