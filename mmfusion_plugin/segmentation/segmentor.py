@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.model import ModuleDict
+from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
@@ -18,6 +19,8 @@ from mmfusion_plugin.models.schedule import check_progress
 from mmfusion_plugin.models.unimodal import Heads, check_own_heads, evaluating, update_dependency, update_gain
 
 __all__ = ["FusionEncoderDecoder"]
+
+NO_CASCADE = "FusionEncoderDecoder runs one head after the neck; take one such as SegformerHead, UPerHead or FCNHead"
 
 
 def _check_stacking(preprocessor: nn.Module, backbone: nn.Module) -> None:
@@ -57,6 +60,8 @@ def _check_test_cfg(test_cfg: Mapping | None) -> None:
 
 def _check_head(key: str, head: nn.Module, widths: Sequence[int] | None, source: str) -> None:
     """Whether a head's losses are trained, and whether it reads levels that there are, of their ``widths``."""
+    if isinstance(head, BaseCascadeDecodeHead):
+        raise ValueError(f"{key} is a {type(head).__name__}, a stage of a cascade; {NO_CASCADE}")
     losses = getattr(head, "loss_decode", None)
     for loss in losses if isinstance(losses, nn.ModuleList) else [losses]:
         name = getattr(loss, "loss_name", "loss")
@@ -97,9 +102,9 @@ class FusionEncoderDecoder(EncoderDecoder):
     Raises: ValueError if the backbone has no modalities, the neck does not fuse, the preprocessor
         stacks in another order or with other numbers of channels than the backbone splits,
         ``modality_heads`` names an unknown modality, or not every one where the neck reads them, a head does not fit
-        the neck or has a loss that is not trained, for ``pretrained``, or without a complete ``test_cfg``; in
-        training if a part waits for a stage that no hook announces, or a head has another number of classes than
-        the data set.
+        the neck or has a loss that is not trained, for heads of a cascade, for ``pretrained``, or without a complete
+        ``test_cfg``; in training if a part waits for a stage that no hook announces, a head has another number of
+        classes than the data set, or an own head cannot learn from the one sample that has its modality.
     """
 
     def __init__(self, backbone: dict, neck: dict, decode_head: dict, modality_heads: dict | None = None,
@@ -110,6 +115,8 @@ class FusionEncoderDecoder(EncoderDecoder):
                 "model.pretrained=None and "
                 "model.backbone.backbones.<modality>.init_cfg=dict(type='Pretrained', checkpoint=...)"
             )
+        if isinstance(decode_head, (list, tuple)):
+            raise ValueError(f"model.decode_head is a cascade of {len(decode_head)} heads; {NO_CASCADE}")
         super().__init__(backbone=backbone, decode_head=decode_head, neck=neck, **kwargs)
         _check_test_cfg(self.test_cfg)
         if not hasattr(self.backbone, "modalities"):

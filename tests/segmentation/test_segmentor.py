@@ -230,6 +230,9 @@ STOCK = dict(type="SegDataPreProcessor", mean=[120.0] * 3, std=[60.0] * 3)
     [
         (dict(pretrained="a.pth"), r"model\.pretrained is 'a\.pth'.*backbone\.backbones\.<modality>\.init_cfg"),
         (dict(data_preprocessor=STOCK), "lists 3 channels.*use MultimodalSegDataPreProcessor"),
+        (dict(decode_head=[FCN, FCN], num_stages=2), r"model\.decode_head is a cascade of 2 heads"),
+        (dict(decode_head=dict(type="OCRHead", in_channels=64, in_index=3, channels=8, ocr_channels=8, num_classes=3)),
+         r"model\.decode_head is a OCRHead, a stage of a cascade"),
         (dict(test_cfg=None), r"model\.test_cfg is missing"),
         (dict(test_cfg=dict(mode="slide", crop_size=SIZE)), "mode='slide' and no stride"),
         (dict(decode_head={**HEAD, "in_channels": [8, 16, 32, 128]}), r"decode_head\.in_channels is .*128"),
