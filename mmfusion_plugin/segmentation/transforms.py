@@ -27,6 +27,7 @@ from .sensors import Sensor, read_label
 __all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities", "check_pipeline", "sensors_of"]
 
 IGNORE = 255
+NEARLY = np.nextafter(np.float32(IGNORE), np.float32(0))
 VALUES = np.arange(256, dtype=np.uint8)
 # what results[m] of a depth sensor must not overwrite
 TAKEN = {"img", "img_slices", "available", "not_8_bit", "frame", "modality_paths", "seg_fields", "gt_seg_map", "flip",
@@ -78,7 +79,10 @@ class LoadModalities(BaseTransform):
         stacked, slices, start = [], {}, 0
         for m in self.modalities:
             if self.sensors[m].rides_with_label:
-                results[m] = read.get(m, np.zeros(size, np.float32))
+                depth = read.get(m, np.zeros(size, np.float32))
+                # transforms fill with that number what they uncover, and PackModalities takes it for no reading
+                results[m] = np.where(depth == IGNORE, NEARLY, depth) if self.sensors[m].valid_range[1] >= IGNORE \
+                    else depth
                 results["seg_fields"] = [*results.get("seg_fields", []), m]
                 continue
             image = read[m] if m in read else np.zeros((*size, self.sensors[m].channels), np.uint8)
@@ -253,7 +257,8 @@ class PackModalities(BaseTransform):
         modalities: names to pack; may be fewer than were loaded (unimodal references).
         meta_keys: copied from ``results`` where present, beside ``NEEDED``.
 
-    Raises: ValueError for a modality that was not loaded, or one that a transform left behind.
+    Raises: ValueError for a modality that was not loaded, one that a transform left behind, or a sample that went
+        through the pipeline of a wrapper.
     """
 
     META_KEYS = (
@@ -271,6 +276,12 @@ class PackModalities(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         _check_loaded(results)
+        if "unpacked_by" in results:
+            raise ValueError(
+                f"{results['unpacked_by']}'s own pipeline ends before PackModalities, and a wrapper such as "
+                "MultiImageMixDataset goes on; its mosaics mix pictures and leave depth, and what is known to be "
+                "missing, behind; move all steps into dataset.pipeline, and take the wrapper away"
+            )
         image = results["img"]
         image = image[..., None] if image.ndim == 2 else image  # OpenCV drops an axis of length 1
         self._check_sizes(image.shape[:2], results)

@@ -261,6 +261,36 @@ def test_saved_maps_of_chosen_classes_are_numbered_as_the_labels(frames, tmp_pat
         metric.process({}, [sample.to_dict()])
 
 
+def test_frames_in_folders_keep_them(frames, tmp_path):
+    import shutil
+
+    for scene, name in (("scene1", "1"), ("scene2", "2")):
+        for kind in ("RGB", "Depth", "Label"):
+            (frames / kind / scene).mkdir()
+            shutil.move(frames / kind / f"{name}.png", frames / kind / scene / "0001.png")
+    (frames / "train.txt").write_text(f"scene1/0001\nRGB/scene2/0001.png Label/scene2/0001.png\n{frames}/RGB/3.png\n"
+                                      "../RGB/4.png\n")
+    dataset = build(frames)
+    assert [dataset.get_data_info(i)["frame"] for i in range(4)] == ["scene1/0001", "scene2/0001", "3", "4"]
+    assert dataset.get_data_info(1)["modality_paths"]["depth"] == str(frames / "Depth" / "scene2" / "0001.png")
+    assert dataset[0]["data_samples"].metainfo["frame"] == "scene1/0001"
+
+
+def test_names_with_blanks_are_answered_with_what_to_do(frames):
+    (frames / "train.txt").write_text("room 1.png\nroom 2.png\n")
+    with pytest.raises(ValueError, match=r"1 frames more than once, first \['room'\]; .*rename files with blanks"):
+        build(frames)
+
+
+def test_a_mosaic_is_refused(frames):
+    """It goes round the pipeline's checks, leaves depth behind and asks the first frame alone what is missing."""
+    inner = dataset_cfg(frames, LOAD)
+    mixed = DATASETS.build(dict(type="MultiImageMixDataset", dataset=inner, pipeline=[
+        dict(type="RandomMosaic", prob=1.0, img_scale=SIZE), PACK]))
+    with pytest.raises(ValueError, match=r"MultimodalSegDataset's own pipeline ends before PackModalities.*mosaics"):
+        mixed[0]
+
+
 FLIP = dict(type="mmcv.RandomFlip", prob=0.5)
 
 
