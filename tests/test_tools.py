@@ -257,6 +257,16 @@ def test_show_dir_suits_the_hook_of_either_library(hook, expected):
         assert cfg.visualizer.save_dir == "drawn"
 
 
+@pytest.mark.parametrize(("step", "hook"), [("LoadModalities", "SensorVisualizationHook"),
+                                            ("LoadImageFromFile", "SegVisualizationHook")])
+def test_sensors_are_drawn_by_a_hook_that_reads_them(monkeypatch, step, hook):
+    monkeypatch.setattr(launch.Runner, "from_cfg", lambda cfg: mock.Mock(cfg=cfg, hooks=[]))
+    for draw, expected in ((True, hook), (False, "SegVisualizationHook")):
+        cfg = Config(dict(launcher="none", test_dataloader=dict(dataset=dict(pipeline=[dict(type=step)])), model=dict(),
+                          default_hooks=dict(visualization=dict(type="SegVisualizationHook", draw=draw))))
+        assert launch.build_runner(cfg).cfg.default_hooks.visualization.type == expected
+
+
 def test_out_and_dump_change_the_metric():
     for steps, metric in ((["LoadModalities", "LoadSegLabel"], dict(type="IoUMetric")), (["LoadAnnotations"], [
             dict(type="IoUMetric")])):
@@ -290,6 +300,19 @@ def test_tools_of_one_process_take_no_launcher(toy, monkeypatch, capsys, name):
     with pytest.raises(SystemExit):
         tool(monkeypatch, name, "config.py", "c.pth", "--out", "x", "--launcher", "pytorch")
     assert "--launcher" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", launch.DECAY)
+def test_decay_by_layers_of_one_encoder_is_answered_with_what_to_set(toy, monkeypatch, capsys, name):
+    options = (f"optim_wrapper.constructor=mmseg.{name}", "model.backbone.type=MultimodalBackbone")
+    said = refused(monkeypatch, capsys, "train", "config.py", "--cfg-options", *options)
+    assert f"optim_wrapper.constructor='{name}'" in said and "'backbone.encoders.<modality>': dict(lr_mult=0.1)" in said
+
+
+def test_browse_dataset_names_a_split_that_the_config_leaves_out(toy, monkeypatch, capsys):
+    said = refused(monkeypatch, capsys, "browse_dataset", "config.py", "--out", "x", "--split", "test", "--cfg-options",
+                   "test_dataloader=None")
+    assert "--split test: the config has no test_dataloader" in said
 
 
 def test_sync_bn_is_replaced_everywhere():

@@ -43,6 +43,7 @@ def report(runner: Runner) -> None:
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args)
+    launch.check_optimizer(cfg)
     if args.channels_last:
         launch.use_channels_last(cfg)
     if args.amp:

@@ -30,13 +30,15 @@ from .memory import ConstantWeightsHook, keep_freed_memory
 
 __all__ = [
     "FittingWeightsHook", "UsageError", "add_channels_last_argument", "add_common_arguments",
-    "add_evidence_arguments", "add_launcher_arguments", "build_runner", "check_remaining", "draw_predictions",
-    "dump_predictions", "existing", "load_checkpoint", "load_config", "load_weights", "progress", "run_tool",
-    "save_label_maps", "type_name", "use_amp", "use_channels_last", "use_pinned_memory", "use_tta", "withhold",
+    "add_evidence_arguments", "add_launcher_arguments", "build_runner", "check_optimizer", "check_remaining",
+    "draw_predictions", "dump_predictions", "existing", "load_checkpoint", "load_config", "load_weights",
+    "progress", "run_tool", "save_label_maps", "type_name", "use_amp", "use_channels_last", "use_pinned_memory",
+    "use_tta", "withhold",
 ]
 
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+DECAY = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
 LABEL_STEPS = ("LoadSegLabel", "LoadAnnotations")
 
 
@@ -204,6 +206,19 @@ def use_channels_last(cfg: Config) -> None:
     hooks = cfg.get("custom_hooks") or []
     if not any(type_name(hook) == "ChannelsLastHook" for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type="ChannelsLastHook")]
+
+
+def check_optimizer(cfg: Config) -> None:
+    """Before a training.
+
+    Raises: UsageError for mmsegmentation's decay by layers, which knows the layers of one encoder.
+    """
+    constructor = type_name(dict(type=cfg.optim_wrapper.get("constructor") or ""))
+    if constructor in DECAY and type_name(cfg.model.get("backbone") or {}) == "MultimodalBackbone":
+        raise UsageError(
+            f"optim_wrapper.constructor={constructor!r} knows the layers of one ConvNeXt, BEiT or MAE, not those of "
+            "MultimodalBackbone; take it away and set optim_wrapper.paramwise_cfg=dict(custom_keys={"
+            "'backbone.encoders.<modality>': dict(lr_mult=0.1)})")
 
 
 def use_amp(cfg: Config) -> None:
