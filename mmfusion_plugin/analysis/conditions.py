@@ -283,13 +283,13 @@ def _one_batch(
     return len(batch["data_samples"])
 
 
-def _with_something_left(preprocessor: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+def _with_something_left(preprocessor: nn.Module, batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """The samples of ``batch`` that have more than what the preprocessor withholds."""
     shown = [m for m in preprocessor.modalities if m not in preprocessor.test_missing]
     samples, inputs = batch["data_samples"], batch["inputs"]
     rows = [i for i, sample in enumerate(samples)
             if any(sample.metainfo.get("available", {}).get(m, True) for m in shown)]
-    return dict(
+    return batch if len(rows) == len(samples) else dict(
         batch, data_samples=[samples[i] for i in rows],
         inputs={m: [x[i] for i in rows] for m, x in inputs.items()} if isinstance(inputs, Mapping)
         else [inputs[i] for i in rows])
