@@ -39,8 +39,8 @@ label_offset = 0
 palette = [[(37 * i) % 256, (91 * i) % 256, (173 * i) % 256] for i in range(len(classes))]
 crop_size = (480, 640)  # CHANGE. Height, width
 
-# CHANGE. color: 8 bit; gray: 8 bit, or dtype='uint16'; image: encoded pictures such as HHA, channels as stored;
-# depth: scale is metres per count, invalid the count that stands for no reading
+# CHANGE. color: 8 bit; gray: 8 bit, or dtype='uint16' with mean, std and noise in its counts; image: encoded pictures
+# such as HHA, channels as stored; depth: scale is metres per count, invalid the count that stands for no reading
 sensors = dict(
 $sensors)
 load = [
@@ -80,14 +80,14 @@ test_evaluator = val_evaluator
 
 norm_cfg = dict(type='BN', requires_grad=True)  # several GPUs: SyncBN
 widths = [64, 128, 256, 512]
-# any encoder of mmsegmentation; init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18') for its weights
+# any encoder of mmsegmentation; init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnet18_v1c')
 encoder = dict(type='ResNetV1c', depth=18, norm_cfg=norm_cfg, norm_eval=False)
 model = dict(
     type='FusionEncoderDecoder',
     data_preprocessor=dict(
         type='MultimodalSegDataPreProcessor',
         modalities=modalities,
-        # in the sensors' units: counts; metres for depth
+        # CHANGE. In the sensors' units: counts (of 16 bits: up to 65535); metres for depth
         mean=dict($mean),
         std=dict($std),
         bgr_to_rgb=$colours,
@@ -222,6 +222,7 @@ randomness = dict(seed=0)
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))
 '''
 # what training injects, of levels 1 to 11
+COUNTS = "dict(kind='image', valid_range=(0, 255), levels=(1, 11), scale=dict(gaussian=10.0))"  # of 16 bits: others
 GREY_LEVELS = "dict(kind='image', levels=(1, 11), scale=dict(gaussian=10.0))"
 METRES = "dict(kind='depth', valid_range=(0.1, 10.0), levels=(1, 11), scale=dict(gaussian=0.2))"
 LOGARITHM = "dict(kind='spectrogram', levels=(1, 11), scale=dict(gaussian=0.3))"
@@ -241,7 +242,7 @@ class _Kind:
 
 KINDS = dict(
     color=_Kind("dict(kind='color')", [123.675, 116.28, 103.53], [58.395, 57.12, 57.375], suffix="['.jpg', '.png']"),
-    gray=_Kind("dict(kind='gray')", [128.0], [64.0]),
+    gray=_Kind("dict(kind='gray')", [128.0], [64.0], COUNTS),
     depth=_Kind("dict(kind='depth', dtype='uint16', scale=0.001, invalid=0, valid_range=(0.1, 10.0))", [2.8], [1.4],
                 METRES),
     image=_Kind("dict(kind='image')", [128.0, 128.0, 128.0], [64.0, 64.0, 64.0]))

@@ -21,7 +21,7 @@ def printed(words: str) -> str:
 
 
 @pytest.mark.parametrize(("stock", "head"), [
-    ("segformer_mit-b0", {}),
+    *((name, {}) for name in ("segformer_mit-b0", "pspnet_r50-d8", "deeplabv3plus_r50-d8", "upernet_swin", "fpn_r50")),
     ("upernet_r50", dict(decode_head=dict(num_classes=40), auxiliary_head=dict(in_channels=256, num_classes=40)))])
 def test_the_changes_make_a_stock_segmentation_model_a_fusion_of_two_streams(stock, head, tmp_path):
     pytest.importorskip("mmseg")
@@ -34,7 +34,10 @@ def test_the_changes_make_a_stock_segmentation_model_a_fusion_of_two_streams(sto
     from mmseg.structures import SegDataSample
 
     block = printed("type='FusionEncoderDecoder'")
-    if head:  # the head that the stock config has, on the neck's widths
+    if stock == "fpn_r50":  # a base with a neck of its own
+        block = block.replace("neck=dict(", "neck=dict(_delete_=True,")
+    if head:  # the heads that the stock config has, on the neck's widths
+        block = re.sub(r" *auxiliary_head=None,.*\n", "", block)
         block = re.sub(r"decode_head=dict\(.*?num_classes=40\)", "decode_head=dict(in_channels=[64, 128, 256, 512])",
                        block, flags=re.DOTALL)
     config = tmp_path / "mine.py"

@@ -93,6 +93,13 @@ def test_every_neck_makes_a_config_that_builds(neck, tmp_path):
         assert max(len(line) for line in path.read_text().splitlines()) <= 120
 
 
+def test_weights_and_ranges_that_it_names_fit():
+    text = starter("segmentation", SENSORS, "UDML")
+    assert "init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnet18_v1c')" in text
+    assert "type='ResNetV1c'" in text
+    assert "thermal=dict(kind='image', valid_range=(0, 255)" in text and "rgb=dict(kind='image', levels" in text
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["segmentation", "x.py", "rgb=color"], "two or more modalities"),
     (["segmentation", "x.py", "rgb=color", "depth=metres"], "one of .*'image'\\], got {'depth': 'metres'}"),

@@ -282,16 +282,62 @@ def test_label_maps_of_a_recognition_config_are_refused(toy, monkeypatch, capsys
     assert "label maps, which a config of mmaction2 has none of; use" in said and "--dump FILE.pkl" in said
 
 
+@pytest.mark.parametrize(("step", "hook"), [("LoadModalities", "SensorVisualizationHook"),
+                                            ("LoadImageFromFile", "SegVisualizationHook")])
+def test_sensors_are_drawn_by_a_hook_that_reads_them(monkeypatch, step, hook):
+    monkeypatch.setattr(launch.Runner, "from_cfg", lambda cfg: mock.Mock(cfg=cfg, hooks=[]))
+    for draw, expected in ((True, hook), (False, "SegVisualizationHook")):
+        cfg = Config(dict(launcher="none", test_dataloader=dict(dataset=dict(pipeline=[dict(type=step)])), model=dict(),
+                          default_hooks=dict(visualization=dict(type="SegVisualizationHook", draw=draw))))
+        assert launch.build_runner(cfg).cfg.default_hooks.visualization.type == expected
+
+
 def test_out_and_dump_change_the_metric():
-    cfg = Config(dict(test_evaluator=dict(type="IoUMetric")))
-    launch.save_label_maps(cfg, "maps")
-    assert cfg.test_evaluator == dict(type="IoUMetric", output_dir="maps", keep_results=True)
-    launch.dump_predictions(cfg, "all.pkl")
-    assert [metric["type"] for metric in cfg.test_evaluator] == ["IoUMetric", "DumpResults"]
-    with pytest.raises(launch.UsageError, match="--out needs one metric"):
+    for steps, metric in ((["LoadModalities", "LoadSegLabel"], dict(type="IoUMetric")), (["LoadAnnotations"], [
+            dict(type="IoUMetric")])):
+        data = dict(dataset=dict(type="ConcatDataset", datasets=[dict(pipeline=[dict(type=step) for step in steps])]))
+        cfg = Config(dict(test_evaluator=metric, test_dataloader=data))
         launch.save_label_maps(cfg, "maps")
+        assert cfg.test_evaluator == [dict(type="IoUMetric"), dict(type="SavedLabelMaps", folder="maps")]
+    launch.dump_predictions(cfg, "all.pkl")
+    assert [metric["type"] for metric in cfg.test_evaluator] == ["IoUMetric", "SavedLabelMaps", "DumpResults"]
+    cfg.test_dataloader.dataset.datasets[0].pipeline.pop()
+    launch.save_label_maps(cfg, "maps")
+    assert [metric["type"] for metric in cfg.test_evaluator] == ["SavedLabelMaps"], "nothing to score by"
     with pytest.raises(launch.UsageError, match="mmaction2 has none of; use --dump"):
         launch.save_label_maps(Config(dict(default_scope="mmaction", test_evaluator=dict(type="AccMetric"))), "maps")
+
+
+def test_missing_names_the_samples_that_would_have_nothing_left():
+    infos = [dict(modality_paths=dict(rgb="a", depth="b"), frame="1"),
+             dict(modality_paths=dict(rgb=None, depth="b"), frame="2"),
+             dict(media=dict(rgb="a", depth=None), filename="3"),
+             dict(available=dict(rgb=False, depth=True), filename="4")]
+    dataset = mock.MagicMock(__len__=lambda self: 4, get_data_info=infos.__getitem__)
+    launch.check_remaining(dataset, ["sound"])
+    with pytest.raises(launch.UsageError, match=r"--missing depth: 2 of the 4 samples.*\['2', '4'\].*evaluate_missing"):
+        launch.check_remaining(dataset, ["depth"])
+
+
+@pytest.mark.parametrize("name", ["evaluate_missing", "evaluate_noise", "evaluate_branches", "plot_embeddings",
+                                  "encoder_damage", "browse_dataset", "show_predictions"])
+def test_tools_of_one_process_take_no_launcher(toy, monkeypatch, capsys, name):
+    with pytest.raises(SystemExit):
+        tool(monkeypatch, name, "config.py", "c.pth", "--out", "x", "--launcher", "pytorch")
+    assert "--launcher" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", launch.DECAY)
+def test_decay_by_layers_of_one_encoder_is_answered_with_what_to_set(toy, monkeypatch, capsys, name):
+    options = (f"optim_wrapper.constructor=mmseg.{name}", "model.backbone.type=MultimodalBackbone")
+    said = refused(monkeypatch, capsys, "train", "config.py", "--cfg-options", *options)
+    assert f"optim_wrapper.constructor='{name}'" in said and "'backbone.encoders.<modality>': dict(lr_mult=0.1)" in said
+
+
+def test_browse_dataset_names_a_split_that_the_config_leaves_out(toy, monkeypatch, capsys):
+    said = refused(monkeypatch, capsys, "browse_dataset", "config.py", "--out", "x", "--split", "test", "--cfg-options",
+                   "test_dataloader=None")
+    assert "--split test: the config has no test_dataloader" in said
 
 
 def test_sync_bn_is_replaced_everywhere():

@@ -30,7 +30,7 @@ def main() -> None:
     cfg = launch.load_config(args)
     if args.number < 1:
         raise launch.UsageError(f"--number {args.number}: at least 1")
-    if f"{args.split}_dataloader" not in cfg:
+    if cfg.get(f"{args.split}_dataloader") is None:
         raise launch.UsageError(f"--split {args.split}: the config has no {args.split}_dataloader")
     scope = cfg.get("default_scope", "mmseg")
     if scope not in ROOMS:

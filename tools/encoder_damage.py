@@ -18,9 +18,11 @@ import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything
 
 # isort: split
 from mmfusion_plugin.analysis import conditions, evidence, features, probing
+from mmfusion_plugin.analysis.identity import fingerprint
 from mmfusion_plugin.engine import launch
 
-DATA = ("train_dataloader.", "test_dataloader.")
+BOTH = ("train_dataloader", "test_dataloader")
+DATA = tuple(f"{name}." for name in BOTH)
 
 
 def references_from(words: list[str]) -> dict[str, tuple[str, str]]:
@@ -83,7 +85,7 @@ def main() -> None:
         return done[name]["probes"]
 
     print(f"probes on {args.checkpoint}")
-    key = evidence.fingerprint(cfg, args.checkpoint, "damage", cfg.train_dataloader, settings)
+    key = fingerprint(cfg, args.checkpoint, "damage", settings, loaders=BOTH)
     joint = once("joint", key, lambda: probe(cfg, model, args, None))
     alone = {}
     for m, (config, checkpoint) in references.items():
@@ -94,7 +96,7 @@ def main() -> None:
         other_cfg, reference, _ = launch.load_checkpoint(other)
         if m not in reference.backbone.encoders:
             raise launch.UsageError(f"--reference {m}: {config} has encoders for {list(reference.backbone.encoders)}")
-        other_key = evidence.fingerprint(other_cfg, checkpoint, "damage", other_cfg.train_dataloader, settings)
+        other_key = fingerprint(other_cfg, checkpoint, "damage", settings, loaders=BOTH)
         alone.update(once(f"alone {m}", other_key, lambda: probe(other_cfg, reference, args, [m])))  # noqa: B023
     record = dict(
         evidence.provenance(args.config, args.checkpoint, cfg, key), rows=probing.damage_rows(joint, alone),

@@ -12,6 +12,7 @@ import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything
 
 # isort: split
 from mmfusion_plugin.analysis import conditions, embeddings, evidence
+from mmfusion_plugin.analysis.identity import fingerprint
 from mmfusion_plugin.engine import launch
 
 
@@ -26,7 +27,7 @@ def main() -> None:
     except ValueError as error:
         raise launch.UsageError(str(error)) from None
     asked = embeddings.branch_conditions(list(block.modalities))
-    key = evidence.fingerprint(cfg, args.checkpoint, "branches")
+    key = fingerprint(cfg, args.checkpoint, "branches")
     record = evidence.read_evidence(out, "branches", key)
     if record is None:
         outcomes = conditions.evaluate_conditions(

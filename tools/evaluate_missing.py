@@ -14,6 +14,7 @@ import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything
 
 # isort: split
 from mmfusion_plugin.analysis import conditions, evidence, missing
+from mmfusion_plugin.analysis.identity import fingerprint
 from mmfusion_plugin.engine import launch
 
 
@@ -30,7 +31,7 @@ def main() -> None:
         asked = missing.subset_conditions(names, args.sizes)
     except ValueError as error:
         raise launch.UsageError(f"--{error}") from None
-    key = evidence.fingerprint(cfg, args.checkpoint, "missing", [c.name for c in asked])
+    key = fingerprint(cfg, args.checkpoint, "missing", [c.name for c in asked])
     record = evidence.read_evidence(out, "missing", key)
     if record is None:
         outcomes = conditions.evaluate_conditions(

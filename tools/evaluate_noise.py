@@ -18,6 +18,7 @@ import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything
 
 # isort: split
 from mmfusion_plugin.analysis import conditions, evidence, robustness
+from mmfusion_plugin.analysis.identity import fingerprint
 from mmfusion_plugin.engine import launch
 
 
@@ -85,7 +86,7 @@ def main() -> None:
             robustness.check_reference(reference, described)
     except ValueError as error:
         raise launch.UsageError(str(error)) from None
-    key = evidence.fingerprint(cfg, args.checkpoint, "noise", [[c.name, c.noise] for c in asked])
+    key = fingerprint(cfg, args.checkpoint, "noise", [[c.name, c.noise] for c in asked])
     record = evidence.read_evidence(out, "noise", key)
     if record is None:
         outcomes = conditions.evaluate_conditions(

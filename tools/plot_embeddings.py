@@ -14,6 +14,7 @@ import mmfusion_plugin  # noqa: F401  cures the installed wheels before anything
 from torch.utils.data import Subset
 
 from mmfusion_plugin.analysis import conditions, embeddings, evidence
+from mmfusion_plugin.analysis.identity import fingerprint
 from mmfusion_plugin.engine import launch
 
 
@@ -30,7 +31,7 @@ def main() -> None:
         raise launch.UsageError(f"--samples {args.samples}: at least 1")
     cfg, model, out = launch.load_checkpoint(args)
     settings = [args.samples, args.level, args.positions, args.perplexity, args.seed]
-    key = evidence.fingerprint(cfg, args.checkpoint, "embeddings", settings)
+    key = fingerprint(cfg, args.checkpoint, "embeddings", settings)
     record = evidence.read_evidence(out, "embeddings", key)
     if record is None:
         dataset = conditions.build_dataset(cfg.test_dataloader)

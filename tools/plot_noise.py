@@ -57,7 +57,7 @@ def draw_response(args: argparse.Namespace) -> None:
     launch.existing(args.checkpoint, "checkpoint")
     cfg = launch.load_config(args)
     runner = launch.build_runner(cfg)
-    launch.load_weights(runner, args.checkpoint)
+    launch.load_weights(runner.model, args.checkpoint)
     loader = Runner.build_dataloader(cfg.test_dataloader, seed=0)
     levels = [int(level) if level == int(level) else level for level in args.levels]
     try:

@@ -18,6 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="config file")
     parser.add_argument("checkpoint", help="checkpoint file")
     launch.add_common_arguments(parser)
+    launch.add_launcher_arguments(parser)
     launch.add_channels_last_argument(parser)
     parser.add_argument("--missing", nargs="+", action="extend", default=[], metavar="MODALITY",
                         help="withhold these modalities from every sample")
@@ -50,6 +51,7 @@ def main() -> None:
     runner = launch.build_runner(cfg)
     runner.register_hook(launch.FittingWeightsHook())
     if args.missing:
+        launch.check_remaining(runner.test_loop.dataloader.dataset, args.missing)
         runner.logger.info(f"tested without: {', '.join(args.missing)} (--missing)")
     runner.test()
 

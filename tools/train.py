@@ -20,6 +20,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="config file")
     launch.add_common_arguments(parser)
+    launch.add_launcher_arguments(parser)
     launch.add_channels_last_argument(parser)
     parser.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
                         help="go on from this checkpoint, or without a name from the work folder's latest")
@@ -42,6 +43,7 @@ def report(runner: Runner) -> None:
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args)
+    launch.check_optimizer(cfg)
     if args.channels_last:
         launch.use_channels_last(cfg)
     if args.amp:

@@ -30,8 +30,11 @@ class Counts:
         self.confusion_KK = torch.zeros(classes, classes, dtype=torch.int64)  # [label, prediction]
         self.bins_3 = torch.zeros(3, BINS, dtype=torch.float64)  # number, sum of confidence, number correct
 
-    def update(self, labels_N: Tensor, probabilities_NK: Tensor) -> None:
-        """Raises: ValueError for a label outside 0..K-1 or shapes that do not agree."""
+    def update(self, labels_N: Tensor, probabilities_NK: Tensor, predicted_N: Tensor | None = None) -> None:
+        """Count some. ``predicted_N``: the classes predicted, None: the most probable ones.
+
+        Raises: ValueError for a label outside 0..K-1 or shapes that do not agree.
+        """
         labels_N, probabilities_NK = labels_N.cpu().long(), probabilities_NK.cpu().double()
         if probabilities_NK.shape != (len(labels_N), self.classes):
             raise ValueError(
@@ -41,7 +44,8 @@ class Counts:
             return
         if labels_N.min() < 0 or labels_N.max() >= self.classes:
             raise ValueError(f"labels {labels_N.min()}..{labels_N.max()}, expected 0..{self.classes - 1}")
-        confidence_N, predicted_N = probabilities_NK.max(1)
+        predicted_N = probabilities_NK.argmax(1) if predicted_N is None else predicted_N.cpu().long()
+        confidence_N = probabilities_NK.gather(1, predicted_N[:, None])[:, 0]
         pairs = labels_N * self.classes + predicted_N
         self.confusion_KK += pairs.bincount(minlength=self.classes**2).reshape(self.classes, self.classes)
         place = (confidence_N * BINS).ceil().long().clamp(1, BINS) - 1
@@ -62,10 +66,10 @@ class Counts:
         self.confusion_KK, self.bins_3 = state["confusion"].clone(), state["bins"].clone()
 
 
-def labels_and_probabilities(sample, average_clips: str | None = "prob") -> tuple[Tensor, Tensor] | None:
-    """((N,) labels, (N, K) probabilities) of one predicted data sample of either task; None for several labels.
+def labels_and_probabilities(sample, average_clips: str | None = "prob") -> tuple[Tensor, Tensor, Tensor] | None:
+    """(N,) labels, (N, K) probabilities, (N,) predicted classes of one predicted data sample of either task.
 
-    N is 1 for a clip (its fused score) and the number of labelled pixels for a picture.
+    N is 1 for a clip (its fused score) and the number of labelled pixels for a picture. None for several labels.
 
     Args:
         average_clips: what a clip's score is: ``prob``, or logits otherwise.
@@ -73,16 +77,17 @@ def labels_and_probabilities(sample, average_clips: str | None = "prob") -> tupl
     """
     if "gt_sem_seg" in sample and "seg_logits" in sample:
         label, logits = sample.gt_sem_seg.data[0], sample.seg_logits.data.float()
-        # one channel is the logit of the second of two classes
-        shares = torch.stack([1 - logits[0].sigmoid(), logits[0].sigmoid()]) if len(logits) == 1 else logits.softmax(0)
+        # of one channel mmsegmentation gives the second class's probability, and decides by the head's threshold
+        shares = torch.stack([1 - logits[0], logits[0]]) if len(logits) == 1 else logits.softmax(0)
         counts = label != IGNORE
-        return label[counts], shares[:, counts].T
+        return label[counts], shares[:, counts].T, sample.pred_sem_seg.data[0][counts]
     if "gt_label" in sample and "pred_score" in sample:
         if len(sample.gt_label) != 1:
             return None
         score = sample.pred_score
         score = (score[FUSED] if isinstance(score, dict) else score).float()
-        return sample.gt_label, (score if average_clips == "prob" else score.softmax(0))[None]
+        shares = (score if average_clips == "prob" else score.softmax(0))[None]
+        return sample.gt_label, shares, shares.argmax(1)
     raise ValueError(f"the model predicts {sorted(sample.keys())}, expected seg_logits or pred_score beside a label")
 
 

@@ -119,6 +119,7 @@ class _Running:
     counts: Counts
     countable: bool = True
     weights: dict[str, list[float]] = field(default_factory=dict)  # name -> [sum, number]
+    samples: int = 0
 
     def lengths(self) -> list[int]:
         return [len(metric.results) for metric in self.evaluator.metrics]
@@ -126,13 +127,14 @@ class _Running:
     def state(self) -> dict[str, Any]:
         return dict(
             results=[list(metric.results) for metric in self.evaluator.metrics], counts=self.counts.state(),
-            countable=self.countable, weights=copy.deepcopy(self.weights))
+            countable=self.countable, weights=copy.deepcopy(self.weights), samples=self.samples)
 
     def load(self, state: Mapping[str, Any]) -> None:
         for metric, results in zip(self.evaluator.metrics, state["results"]):
             metric.results = list(results)
         self.counts.load(state["counts"])
         self.countable, self.weights = state["countable"], copy.deepcopy(state["weights"])
+        self.samples = state["samples"]
 
 
 def build_dataset(loader: Mapping[str, Any]) -> Dataset:
@@ -189,10 +191,12 @@ def evaluate_conditions(
         save_every: seconds between two states; the end writes one, too, and so does an interruption.
         memo: for tests: the encoders' memory, whose ``passes`` then can be read.
 
+    A condition leaves out the samples that have nothing but what it withholds.
+
     Returns: {condition: dict(metrics={name: value}, samples=, confusion=[[int]] (label, prediction) or None,
         calibration_error= or None, weights={modality: mean weight})}.
-    Raises: ValueError for conditions that do not fit the model, for a partial file of another evaluation, and for
-        samples that a condition leaves without any modality.
+    Raises: ValueError for conditions that do not fit the model, for a partial file of another evaluation, and for a
+        condition that leaves out every sample.
     """
     _check(model, conditions)
     dataset = build_dataset(loader)
@@ -222,7 +226,7 @@ def evaluate_conditions(
                 _take_back(runs, sound[1])  # else a batch that was broken off would count twice
                 _save(Path(partial), key, sound[0], runs)
     with _quiet():
-        return {name: _outcome(run, len(dataset)) for name, run in runs.items()}
+        return {name: _outcome(name, run) for name, run in runs.items()}
 
 
 def _check(model: nn.Module, conditions: Sequence[Condition]) -> None:
@@ -264,15 +268,31 @@ def _one_batch(
         memo.withheld = condition.missing or ()
         run = runs[condition.name]
         with _under(model, condition, before):
-            data = model.data_preprocessor(copy.deepcopy(batch), False)  # samples are changed in place
+            kept = _with_something_left(model.data_preprocessor, batch)
+            if not kept["data_samples"]:
+                continue
+            data = model.data_preprocessor(copy.deepcopy(kept), False)  # samples are changed in place
             inputs, samples = data["inputs"], data["data_samples"]
             _gather_weights(run, model, inputs, samples)
             predicted = model(inputs, samples, mode="predict")
         for sample in predicted:
             _count(run, sample, getattr(getattr(model, "cls_head", None), "average_clips", None))
-        run.evaluator.process(data_samples=predicted, data_batch=batch)
+        run.evaluator.process(data_samples=predicted, data_batch=kept)
+        run.samples += len(predicted)
     memo.start_batch()
-    return len(predicted)
+    return len(batch["data_samples"])
+
+
+def _with_something_left(preprocessor: nn.Module, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The samples of ``batch`` that have more than what the preprocessor withholds."""
+    shown = [m for m in preprocessor.modalities if m not in preprocessor.test_missing]
+    samples, inputs = batch["data_samples"], batch["inputs"]
+    rows = [i for i, sample in enumerate(samples)
+            if any(sample.metainfo.get("available", {}).get(m, True) for m in shown)]
+    return batch if len(rows) == len(samples) else dict(
+        batch, data_samples=[samples[i] for i in rows],
+        inputs={m: [x[i] for i in rows] for m, x in inputs.items()} if isinstance(inputs, Mapping)
+        else [inputs[i] for i in rows])
 
 
 def _count(run: _Running, sample: Any, average_clips: str | None) -> None:
@@ -280,10 +300,9 @@ def _count(run: _Running, sample: Any, average_clips: str | None) -> None:
     if found is None:
         run.countable = False
         return
-    labels, probabilities = found
     if run.counts.classes == 0:
-        run.counts = Counts(probabilities.shape[1])
-    run.counts.update(labels, probabilities)
+        run.counts = Counts(found[1].shape[1])
+    run.counts.update(*found)
 
 
 def _gather_weights(run: _Running, model: nn.Module, inputs: Any, samples: Sequence) -> None:
@@ -335,17 +354,18 @@ def _quiet() -> Iterator[None]:
 
 def _noted(runs: Mapping[str, _Running]) -> dict[str, Any]:
     """What :func:`_take_back` takes back to."""
-    return {name: (run.lengths(), copy.deepcopy((run.counts.state(), run.weights))) for name, run in runs.items()}
+    return {name: (run.lengths(), copy.deepcopy((run.counts.state(), run.weights, run.samples)))
+            for name, run in runs.items()}
 
 
 def _take_back(runs: Mapping[str, _Running], states: Mapping[str, Any]) -> None:
-    for name, (lengths, (counts, weights)) in states.items():
+    for name, (lengths, (counts, weights, samples)) in states.items():
         run = runs[name]
         for metric, length in zip(run.evaluator.metrics, lengths):
             del metric.results[length:]
         run.counts = Counts(len(counts["confusion"]))
         run.counts.load(counts)
-        run.weights = weights
+        run.weights, run.samples = weights, samples
 
 
 def _save(partial: Path, key: str, done: int, runs: Mapping[str, _Running]) -> None:
@@ -375,10 +395,13 @@ def _resume(partial: Path, key: str, runs: Mapping[str, _Running]) -> int:
     return int(state["done"])
 
 
-def _outcome(run: _Running, samples: int) -> dict[str, Any]:
-    metrics = {name: float(value) for name, value in run.evaluator.evaluate(samples).items()}
+def _outcome(name: str, run: _Running) -> dict[str, Any]:
+    if not run.samples:
+        raise EvidenceError(f"condition {name!r} leaves no sample of the test set any modality; leave it out, or take "
+                            "another test_dataloader.dataset")
+    metrics = {name: float(value) for name, value in run.evaluator.evaluate(run.samples).items()}
     countable = run.countable and run.counts.classes > 0
     return dict(
-        metrics=metrics, samples=samples, confusion=run.counts.confusion_KK.tolist() if countable else None,
+        metrics=metrics, samples=run.samples, confusion=run.counts.confusion_KK.tolist() if countable else None,
         calibration_error=run.counts.calibration_error if countable else None,
         weights={m: total / number for m, (total, number) in run.weights.items()})

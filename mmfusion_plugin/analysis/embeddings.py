@@ -18,7 +18,7 @@ from mmfusion_plugin.fusion.contract import channel_axis
 from .conditions import Condition, in_order
 from .evidence import COLOURS, as_share, choose_metric, figure_panels, markdown_table, save_figure
 from .features import caught, label_of, pick_positions
-from .missing import subset_conditions
+from .missing import left_out, subset_conditions
 
 __all__ = [
     "SCORES", "Parts", "branch_conditions", "branches_markdown", "collect_parts", "embeddings_markdown", "linear_cka",
@@ -239,12 +239,13 @@ def branch_conditions(modalities: Sequence[str]) -> list[Condition]:
 def summarise_branches(
     outcomes: Mapping[str, Mapping[str, Any]], conditions: Sequence[Condition], metric: str | None = None
 ) -> dict[str, Any]:
-    """``metric`` shown and ``rows``: branch, modalities, metrics."""
+    """``metric`` shown and ``rows``: branch, modalities, metrics, samples."""
     shown = choose_metric(list(outcomes[conditions[0].name]["metrics"]), metric)
     rows = []
     for c in conditions:
         branch, _, subset = c.name.partition(": ")
-        rows.append(dict(branch=branch, modalities=subset, metrics=outcomes[c.name]["metrics"]))
+        found = outcomes[c.name]
+        rows.append(dict(branch=branch, modalities=subset, metrics=found["metrics"], samples=found["samples"]))
     return dict(metric=shown, rows=rows)
 
 
@@ -255,7 +256,9 @@ def branches_markdown(record: Mapping[str, Any]) -> str:
     cells = {(row["branch"], row["modalities"]): 100 * as_share(metric, row["metrics"][metric]) for row in rows}
     table = [[branch if branch == "full" else f"{branch} only", *(f"{cells[branch, s]:.1f}" for s in subsets)]
              for branch in dict.fromkeys(row["branch"] for row in rows)]
-    note = (" The head also reads the encoders' outputs (head_reads='post_and_input'), which no masking touches."
+    # records of earlier versions, which counted every sample, do not tell their number
+    note = left_out({row["modalities"]: row.get("samples", 0) for row in rows})
+    note += (" The head also reads the encoders' outputs (head_reads='post_and_input'), which no masking touches."
             if record["head_reads"] == "post_and_input" else "")
     return (f"{metric} (%) with one branch of Z zeroed in evaluation; head_reads={record['head_reads']}.{note}\n\n"
             + markdown_table(["", *subsets], table) + f"\n\n`{record['command']}`\n")

@@ -1,7 +1,6 @@
 """What every piece of evidence shares: where it lies, what made it, how it is written and coloured."""
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "COLOURS", "EvidenceError", "as_share", "choose_metric", "figure_panels", "fingerprint", "markdown_table",
-    "provenance", "publish", "read_evidence", "read_record", "replace_file", "save_figure", "write_evidence",
+    "COLOURS", "EvidenceError", "as_share", "choose_metric", "figure_panels", "markdown_table", "provenance",
+    "publish", "read_evidence", "read_record", "replace_file", "save_figure", "write_evidence",
 ]
 
 FOLDER = "evidence"  # below the work dir: what tools/report.py looks for
@@ -44,20 +43,6 @@ def choose_metric(names: Sequence[str], asked: str | None = None) -> str:
 def as_share(name: str, value: float) -> float:
     """A metric as a share of 1, whichever library reported it."""
     return value / 100 if name.split("/")[-1] in PERCENT else value
-
-
-def fingerprint(cfg: Mapping[str, Any], checkpoint: str | Path, *more: Any) -> str:
-    """Hash of all that decides an evaluation's result: model, test data, metrics, weights, and ``more``."""
-    digest = hashlib.sha256()
-    parts = [cfg.get(key) for key in ("model", "test_dataloader", "test_evaluator")]
-    digest.update(json.dumps([*parts, *more], sort_keys=True, default=repr).encode())
-    if Path(checkpoint).is_file():
-        with open(checkpoint, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest() if hasattr(hashlib, "file_digest")
-                          else hashlib.sha256(file.read()).digest())
-    else:
-        digest.update(str(checkpoint).encode())
-    return digest.hexdigest()[:16]
 
 
 def provenance(config: str, checkpoint: str, cfg: Mapping[str, Any], key: str) -> dict[str, Any]:

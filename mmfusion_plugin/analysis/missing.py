@@ -15,7 +15,9 @@ from mmfusion_plugin.fusion.masking import MissingFill
 from .conditions import Condition
 from .evidence import COLOURS, as_share, choose_metric, figure_panels, markdown_table, save_figure
 
-__all__ = ["fill_of", "plot_subsets", "subset_conditions", "subsets_markdown", "summarise_subsets"]
+__all__ = [
+    "fill_of", "left_out", "plot_subsets", "subset_conditions", "subsets_markdown", "summarise_subsets",
+]
 
 JOIN = " + "
 
@@ -65,6 +67,14 @@ def summarise_subsets(
     return dict(metric=shown, rows=rows, mean=means(rows), mean_incomplete=means(incomplete))
 
 
+def left_out(samples: Mapping[str, int]) -> str:
+    """A sentence for a report on the rows that had fewer samples than others; empty where none had."""
+    most = max(samples.values())
+    fewer = [f"{name} {number}" for name, number in samples.items() if number < most]
+    return f" Samples that have nothing of a row's modalities are left out of it: {', '.join(fewer)} of {most}." \
+        if fewer else ""
+
+
 def subsets_markdown(record: Mapping[str, Any]) -> str:
     """The table, its means and what made it."""
     names = list(record["mean"])
@@ -83,7 +93,8 @@ def subsets_markdown(record: Mapping[str, Any]) -> str:
     sizes = sorted({len(r["modalities"]) for r in record["rows"]})
     which = "Every subset of" if len(sizes) == sizes[-1] else f"Subsets of {' or '.join(map(str, sizes))}"
     return (
-        f"{which} modalities, {record['rows'][0]['samples']} samples. Missing ones: {record['fill']}.\n\n"
+        f"{which} modalities, {record['rows'][0]['samples']} samples. Missing ones: {record['fill']}."
+        f"{left_out({r['name']: r['samples'] for r in record['rows']})}\n\n"
         + markdown_table(["modalities", *head, "ECE, 15 bins (%)"], rows) + f"\n\n`{record['command']}`\n")
 
 

@@ -6,34 +6,40 @@ for a config of either library.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import ProgressBar
+from torch.utils.data import Dataset
 
 from .checkpoint_files import CheckpointError
 from .memory import ConstantWeightsHook, keep_freed_memory
 
 __all__ = [
-    "FittingWeightsHook", "UsageError", "add_channels_last_argument", "add_common_arguments", "add_evidence_arguments",
-    "build_runner", "draw_predictions", "dump_predictions", "existing", "load_checkpoint", "load_config",
-    "load_weights", "progress", "run_tool", "save_label_maps", "type_name", "use_amp", "use_channels_last",
-    "use_pinned_memory", "use_tta", "withhold",
+    "FittingWeightsHook", "UsageError", "add_channels_last_argument", "add_common_arguments",
+    "add_evidence_arguments", "add_launcher_arguments", "build_runner", "check_optimizer", "check_remaining",
+    "draw_predictions", "dump_predictions", "existing", "load_checkpoint", "load_config", "load_weights",
+    "progress", "run_tool", "save_label_maps", "type_name", "use_amp", "use_channels_last", "use_pinned_memory",
+    "use_tta", "withhold",
 ]
 
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+DECAY = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
+LABEL_STEPS = ("LoadSegLabel", "LoadAnnotations")
 
 
 class UsageError(ValueError):
@@ -51,13 +57,18 @@ def run_tool(main: Callable[[], None], *errors: type[Exception]) -> None:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that training and testing share, named as in the stock tools."""
+    """Arguments that all tools with a config share, named as in the stock tools."""
     parser.add_argument(
         "--work-dir",
         help="folder for logs, metrics and checkpoints (default: work_dir in the config, or work_dirs/NAME)")
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE",
         help="replace settings of the config; lists as key='[a,b]' or key=a,b, without blanks")
+    parser.set_defaults(launcher="none", local_rank=0)
+
+
+def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the tools that run in several processes: training and testing."""
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none",
                         help="job launcher (tools/dist_train.sh sets it)")
     # torch.distributed.launch passes it with a hyphen since torch 2.0.
@@ -91,19 +102,19 @@ def load_checkpoint(args: argparse.Namespace) -> tuple[Config, torch.nn.Module, 
     args.work_dir = args.work_dir or str(out / "logs")
     cfg = load_config(args)
     runner = build_runner(cfg)
-    load_weights(runner, args.checkpoint)
+    load_weights(runner.model, args.checkpoint)
     return cfg, runner.model, out
 
 
-def load_weights(runner: Runner, path: str) -> None:
+def load_weights(model: torch.nn.Module, path: str) -> None:
     """Load a checkpoint for an evaluation; what it holds beside the model's state is a warning.
 
     Raises: UsageError if the weights are another model's.
     """
-    unexpected = _fit(runner.model, CheckpointLoader.load_checkpoint(path, map_location="cpu"), path)
+    unexpected = _fit(model, CheckpointLoader.load_checkpoint(path, map_location="cpu"), path)
     if unexpected:
-        runner.logger.warning(f"{path} holds {len(unexpected)} entries that the model has not: "
-                              f"{', '.join(unexpected[:3])}")
+        print_log(f"{path} holds {len(unexpected)} entries that the model has not: {', '.join(unexpected[:3])}",
+                  logger="current", level=logging.WARNING)
 
 
 class FittingWeightsHook(Hook):
@@ -197,6 +208,19 @@ def use_channels_last(cfg: Config) -> None:
         cfg.custom_hooks = [*hooks, dict(type="ChannelsLastHook")]
 
 
+def check_optimizer(cfg: Config) -> None:
+    """Before a training.
+
+    Raises: UsageError for mmsegmentation's decay by layers, which knows the layers of one encoder.
+    """
+    constructor = type_name(dict(type=cfg.optim_wrapper.get("constructor") or ""))
+    if constructor in DECAY and type_name(cfg.model.get("backbone") or {}) == "MultimodalBackbone":
+        raise UsageError(
+            f"optim_wrapper.constructor={constructor!r} knows the layers of one ConvNeXt, BEiT or MAE, not those of "
+            "MultimodalBackbone; take it away and set optim_wrapper.paramwise_cfg=dict(custom_keys={"
+            "'backbone.encoders.<modality>': dict(lr_mult=0.1)})")
+
+
 def use_amp(cfg: Config) -> None:
     """Train with automatic mixed precision: float16 on a GPU; with ``GuardedOptimWrapper`` bfloat16 on a CPU too.
 
@@ -261,6 +285,23 @@ def withhold(cfg: Config, modalities: Sequence[str]) -> None:
     preprocessor.test_missing = list(modalities)
 
 
+def check_remaining(dataset: Dataset, modalities: Sequence[str]) -> None:
+    """Before a test without ``modalities``. What a list or table does not tell shows when a sample is read.
+
+    Raises: UsageError if samples have nothing else.
+    """
+    bare = []
+    for i in range(len(dataset) if hasattr(dataset, "get_data_info") else 0):
+        info = dataset.get_data_info(i)
+        there = info.get("modality_paths") or info.get("media") or info.get("available") or {}
+        if there and not any(value not in (None, False) for m, value in there.items() if m not in modalities):
+            bare.append(info.get("frame") or info.get("filename"))
+    if bare:
+        raise UsageError(f"--missing {' '.join(modalities)}: {len(bare)} of the {len(dataset)} samples have nothing "
+                         f"else, first {bare[:3]}; take them out of test_dataloader.dataset.ann_file, or use "
+                         "tools/evaluate_missing.py, which leaves them out and says so")
+
+
 def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
     """Have mmsegmentation's visualization hook draw every prediction, or those at its own ``interval``.
 
@@ -282,16 +323,29 @@ def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: f
 
 
 def save_label_maps(cfg: Config, folder: str) -> None:
-    """Have the metric save predicted label maps below ``folder`` (mmsegmentation's ``--out``).
+    """Save predicted label maps below ``folder`` (mmsegmentation's ``--out``); without labels to test by, that alone.
 
-    Raises: UsageError for a config of mmaction2, and for a list of metrics.
+    Raises: UsageError for a config of mmaction2.
     """
     if cfg.get("default_scope") == "mmaction":
         raise UsageError("--out saves label maps, which a config of mmaction2 has none of; use --dump FILE.pkl")
-    if not isinstance(cfg.test_evaluator, dict):
-        raise UsageError("--out needs one metric in test_evaluator; use --dump for a list of metrics")
-    cfg.test_evaluator.output_dir = folder
-    cfg.test_evaluator.keep_results = True
+    labelled = any(name in LABEL_STEPS for name in _type_names(cfg.test_dataloader.dataset))
+    if not labelled:
+        print_log(f"--out: no step of the test pipeline is one of {', '.join(LABEL_STEPS)}: maps are saved, nothing is "
+                  "scored", logger="current", level=logging.WARNING)
+    cfg.test_evaluator = [*(_metrics(cfg) if labelled else ()), dict(type="SavedLabelMaps", folder=folder)]
+
+
+def _type_names(node: object) -> Iterator[str]:
+    """Of everything below ``node``."""
+    if isinstance(node, Mapping) and "type" in node:
+        yield type_name(node)
+    for part in node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ():
+        yield from _type_names(part)
+
+
+def _metrics(cfg: Config) -> list:
+    return list(cfg.test_evaluator) if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
 
 
 def dump_predictions(cfg: Config, file: str) -> None:
@@ -301,13 +355,16 @@ def dump_predictions(cfg: Config, file: str) -> None:
     """
     if Path(file).suffix not in (".pkl", ".pickle"):
         raise UsageError(f"--dump has to end in .pkl or .pickle: {file}")
-    metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
-    cfg.test_evaluator = [*metrics, dict(type="DumpResults", out_file_path=file)]
+    cfg.test_evaluator = [*_metrics(cfg), dict(type="DumpResults", out_file_path=file)]
 
 
 def build_runner(cfg: Config) -> Runner:
     """The runner that ``cfg`` describes, with ConstantWeightsHook; on a GPU with pinned memory, several processes
-    without one with gloo."""
+    without one with gloo. What mmsegmentation's hook would draw of sensors' files, SensorVisualizationHook draws."""
+    hook = (cfg.get("default_hooks") or {}).get("visualization") or {}
+    if type_name(hook) == "SegVisualizationHook" and hook.get("draw") and "LoadModalities" in _type_names(
+            [cfg.get(name) for name in LOADERS]):
+        hook.type = "SensorVisualizationHook"
     if torch.cuda.is_available():
         use_pinned_memory(cfg)
     notes = _prepare_cpu_processes(cfg) if cfg.launcher in ("pytorch", "slurm") and get_device() == "cpu" else []

@@ -9,18 +9,24 @@ from torch import nn
 
 from .kept import Kept
 
-__all__ = ["constant_weights", "evaluating", "fused_only"]
+__all__ = ["constant_weights", "evaluating", "fused_only", "in_evaluation_mode"]
 
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Without gradients and in evaluation mode: no dropout, no draw, and BatchNorm's statistics stay as they are."""
+    """Without gradients and in evaluation mode."""
+    with torch.no_grad(), in_evaluation_mode(*modules):
+        yield
+
+
+@contextmanager
+def in_evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """No dropout, no draw, and BatchNorm's statistics stay as they are; gradients as outside."""
     modes = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:
         module.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for part, mode in modes:  # not train(): a part may have been kept in evaluation mode
             part.training = mode

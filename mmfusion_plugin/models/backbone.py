@@ -38,7 +38,8 @@ class MultimodalBackbone(BaseModule):
 
     Shapes: a Tensor (B, sum of in_channels, H, W), or {m: input of any shape} ->
         {m: tuple of feature maps, as the encoder returns them}.
-    Raises: ValueError if names or numbers of channels disagree, or no weight of a checkpoint fits.
+    Raises: ValueError if names or numbers of channels disagree, no weight of a checkpoint fits, or ``init_cfg`` of the
+        whole names a checkpoint.
     """
 
     def __init__(
@@ -50,6 +51,11 @@ class MultimodalBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.modalities = _check_names(modalities)
+        if any(init.get("type") == "Pretrained" for init in _entries(init_cfg)):
+            raise ValueError(
+                f"backbone.init_cfg names a checkpoint, whose weights no encoder of several would get; set "
+                f"backbone.backbones.<modality>.init_cfg, for each of {list(self.modalities)} that starts from it"
+            )
         for key, given in (("backbones", backbones), ("in_channels", in_channels)):
             if not isinstance(given, Mapping):
                 raise ValueError(
@@ -174,11 +180,14 @@ def _adapt_first(encoder: nn.Module, checkpoint: str, modality: str) -> None:
     print_log(f"{modality}: first convolution of {checkpoint} averaged over its input channels", logger="current")
 
 
+def _entries(init_cfg: Mapping | Sequence[Mapping] | None) -> list[Mapping]:
+    return [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg or [])
+
+
 def _take_pretrained(cfg: dict, modality: str) -> Mapping | None:
     """Take the checkpoint out of a backbone's config: the encoder alone would skip a first convolution
     of another size without an error."""
-    init = cfg.get("init_cfg")
-    entries = [init] if isinstance(init, Mapping) else list(init or [])
+    entries = _entries(cfg.get("init_cfg"))
     published = [entry for entry in entries if entry.get("type") == "Pretrained"]
     if isinstance(cfg.get("pretrained"), str):
         published.append({"type": "Pretrained", "checkpoint": cfg.pop("pretrained")})

@@ -20,6 +20,7 @@ from mmfusion_plugin.fusion.udml import UDML
 __all__ = ["FusionNeck", "SingleModality", "UDMLNeck"]
 
 Features = Mapping[str, Tensor | Sequence[Tensor]]
+OF_THE_NECK = {"modalities", "in_channels", "out_channels", "align"}
 RESIZE = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 
@@ -69,6 +70,9 @@ class FusionNeck(BaseModule):
         extra = [{}] * len(levels) if level_options is None else list(level_options)
         if len(extra) != len(levels):
             raise ValueError(f"neck.level_options has {len(extra)} entries for {len(levels)} levels")
+        whole = sorted(OF_THE_NECK & {key for more in extra for key in more})
+        if whole:
+            raise ValueError(f"neck.level_options sets {whole}, which are the neck's own; set neck.{whole[0]}")
         if any("modality_dropout" in more for more in extra):
             raise ValueError(
                 "neck.level_options sets modality_dropout; a modality is dropped on all levels at once: "

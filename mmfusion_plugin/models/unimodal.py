@@ -74,13 +74,19 @@ def update_dependency(
         neck.dependency.update(predictions_alone(neck, feats, levels, heads), available)
 
 
+def _own_logits(heads: Heads, m: str, feats: Mapping[str, Levels]) -> Tensor:
+    """Logits (B, K, ...) of m's own head; one logit z says what 0 and z say of two classes."""
+    logits = heads.own[m](feats[m])
+    return logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], 1)
+
+
 def energies(neck: nn.Module, feats: Mapping[str, Levels], heads: Heads) -> dict[str, Tensor]:
     """{m: (B,)}: -logsumexp over classes of m's own head, a mean over positions.
 
     Lower means surer. Source: energy score (Liu et al., NeurIPS 2020), as weight in QMF (Zhang et al., ICML 2023).
     """
     with evaluating(*heads.modules):
-        confidence = {m: heads.own[m](feats[m]).float().logsumexp(1) for m in neck.modalities}
+        confidence = {m: _own_logits(heads, m, feats).float().logsumexp(1) for m in neck.modalities}
     return {m: -x.flatten(1).mean(1) if x.ndim > 1 else -x for m, x in confidence.items()}
 
 
@@ -89,7 +95,7 @@ def disagreements(
 ) -> dict[str, Tensor]:
     """{m: (B,)}: how far m's own head is from the others' mean, see :func:`~mmfusion_plugin.fusion.novelty`."""
     with evaluating(*heads.modules):
-        logits = {m: heads.own[m](feats[m]) for m in neck.modalities}
+        logits = {m: _own_logits(heads, m, feats) for m in neck.modalities}
     if available is None:
         available = {m: torch.ones(len(x), dtype=torch.bool) for m, x in logits.items()}
     return disagreement(logits, on_device_of(logits, available))
@@ -114,7 +120,7 @@ def update_gain(
     correct = {}
     with evaluating(*heads.modules):
         for m in neck.modalities:
-            logits = heads.own[m](feats[m])
+            logits = _own_logits(heads, m, feats)
             correct[m] = correct_probability(logits, labels.to(logits.device))
     neck.update_gain(correct, output, on_device_of(correct, available), logits.shape[1])
 

@@ -1,4 +1,4 @@
 """Segmentation of several sensors: data, preprocessor, segmentor. Needs mmsegmentation."""
-from . import data_preprocessor, datasets, segmentor, transforms
+from . import data_preprocessor, datasets, hooks, label_maps, segmentor, transforms
 
-__all__ = ["data_preprocessor", "datasets", "segmentor", "transforms"]
+__all__ = ["data_preprocessor", "datasets", "hooks", "label_maps", "segmentor", "transforms"]

@@ -8,6 +8,7 @@ from mmseg.models import SegDataPreProcessor
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmfusion_plugin.corruptions.sensor import KINDS
 from mmfusion_plugin.models.availability import check_test_missing, remaining
 from mmfusion_plugin.models.injection import BatchNoise
 from mmfusion_plugin.models.samples import NonFiniteReports, sample_name
@@ -154,6 +155,7 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
     ) -> list[dict]:
         if not self.noise.active(training) or not samples:
             return samples
+        self._check_counts(data_samples)
         noisy = self.noise({m: [streams[m] for streams in samples] for m in self.modalities}, available, data_samples,
                            training)
         return [
@@ -170,6 +172,20 @@ class MultimodalSegDataPreProcessor(SegDataPreProcessor):
                 raise ValueError(
                     f"{key} reads {sensor.empty:g} as 'no value', data_preprocessor.invalid.{m} is "
                     f"{self.invalid.get(m)}; they must agree"
+                )
+
+    def _check_counts(self, data_samples: Sequence) -> None:
+        """Grey levels' own range would clip what is stored in more than 8 bits."""
+        own = KINDS["image"].valid_range
+        narrow = {m: key for m, (key, sensor) in self.noise.sensors.items()
+                  if sensor.kind == "image" and sensor.valid_range == own}
+        for sample in data_samples:
+            wide = set() if sample is None else narrow.keys() & set(sample.metainfo.get("not_8_bit", ()))
+            for m in sorted(wide):
+                raise ValueError(
+                    f"{narrow[m]} clips at {own}, and {m!r} of sample {sample_name(sample)} is stored in more than 8 "
+                    f"bits; set {narrow[m]}.valid_range=(lowest, highest) in its counts, such as (0, 65535), and its "
+                    "scale"
                 )
 
     def _check_sizes(self, stacked: Sequence[Tensor], data_samples: Sequence | None, training: bool) -> None:

@@ -37,7 +37,8 @@ class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
     Args:
         modalities: names to load.
         ann_file: list of frames; a line is a name (``12``) or paths (``RGB/12.jpg Label/12.png``), of
-            which the first one's stem counts.
+            which the first one's stem counts, with the folders that lie in a sensor's folder (``scene1/12``). No
+            blanks in names.
         data_prefix: folder of each modality and of the label (``seg_map_path``), under ``data_root``.
             Without a label folder the data set has no labels, which only ``test_mode`` allows.
         suffixes: file ending by modality and for the label; of a list the first that exists.
@@ -95,6 +96,12 @@ class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
         super().__init__(ann_file=ann_file, data_prefix=dict(data_prefix), **kwargs)
         check_pipeline(self.pipeline)
 
+    def prepare_data(self, idx: int) -> dict | None:
+        sample = super().prepare_data(idx)
+        if isinstance(sample, dict) and "img_slices" in sample:  # a wrapper's own pipeline goes on, which none checked
+            sample["unpacked_by"] = type(self).__name__
+        return sample
+
     def load_data_list(self) -> list[dict]:
         if not self.metainfo.get("classes"):
             raise ValueError("dataset.metainfo=dict(classes=[...], palette=[...]) has to name the classes")
@@ -123,15 +130,21 @@ class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
             raise ValueError(f"{path} lists no frame")
         doubled = [stem for stem, number in Counter(stems).items() if number > 1]
         if doubled:
-            raise ValueError(f"{path} lists {len(doubled)} frames more than once, first {doubled[:3]}")
+            blanks = "; what stands behind a blank is another file: rename files with blanks in their names" \
+                if any(len(line.split()) > 1 for line in lines) else ""
+            raise ValueError(f"{path} lists {len(doubled)} frames more than once, first {doubled[:3]}{blanks}")
         return stems
 
     def _stem(self, entry: str) -> str:
-        """Path.stem would also shorten a plain name with a dot in it."""
+        """With the part of its folder that lies in a sensor's. Path.stem would shorten a plain name with a dot, too."""
         name = Path(entry).name
         endings = sorted({*IMAGES, *(e for candidates in self.suffixes.values() for e in candidates)}, key=len)
         ending = next((e for e in reversed(endings) if e and name.endswith(e) and name != e), "")
-        return name.removesuffix(ending)
+        parts = [*Path(entry).parts[:-1], name.removesuffix(ending)]
+        first = max((i + 1 for i, part in enumerate(parts) if part in ("..", Path(entry).anchor)), default=0)
+        candidates = ["/".join(parts[i:]) for i in range(first, len(parts))]
+        found = (stem for stem in candidates[:-1] if any(Path(self._find(m, stem)).is_file() for m in self.modalities))
+        return next(found, candidates[-1])
 
     def _frame(self, stem: str) -> dict:
         paths: dict[str, str | None] = {m: self._find(m, stem) for m in self.modalities}
@@ -142,6 +155,7 @@ class MultimodalSegDataset(BrokenSamples, BaseSegDataset):
         if not there:
             raise ValueError(f"frame {stem!r} of {self.ann_file} has none of {self.modalities}")
         return dict(
+            frame=stem,
             # visualisers of mmsegmentation open this one
             img_path=there[0],
             modality_paths=paths,

@@ -14,21 +14,20 @@ from mmseg.apis import init_model as mmseg_init_model
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmfusion_plugin.engine.launch import type_name
+from mmfusion_plugin.engine.launch import LABEL_STEPS, load_weights, type_name
 from mmfusion_plugin.models.samples import short
 
 from .transforms import check_pipeline
 
 __all__ = ["inference_model", "init_model"]
 
-ANNOTATION = ("LoadSegLabel", "LoadAnnotations")
-
 
 def init_model(config: str | Path | Config, checkpoint: str | None = None, device: str = "cpu",
                cfg_options: dict | None = None) -> nn.Module:
     """A model ready to predict; see ``mmseg.apis.init_model``. A given Config stays as it is.
 
-    Raises: FileNotFoundError for a missing file; ValueError if the config has no ``test_pipeline``.
+    Raises: FileNotFoundError for a missing file; ValueError if the config has no ``test_pipeline``, or if the weights
+        are another model's.
     """
     for path in (config, checkpoint):
         if isinstance(path, (str, Path)) and "://" not in str(path) and not Path(path).is_file():
@@ -38,7 +37,10 @@ def init_model(config: str | Path | Config, checkpoint: str | None = None, devic
         raise ValueError("the config has no test_pipeline, which says how a frame is read")
     for encoder in cfg.model.backbone.get("backbones", {}).values():
         encoder.init_cfg = None  # the checkpoint holds the weights
-    return mmseg_init_model(cfg, checkpoint, device, cfg_options)
+    model = mmseg_init_model(cfg, checkpoint, device, cfg_options)
+    if checkpoint is not None:  # mmsegmentation warns, and leaves random what the checkpoint lacks
+        load_weights(model, str(checkpoint))
+    return model
 
 
 def inference_model(model: nn.Module, sources: Mapping[str, str | Path | np.ndarray | None],
@@ -69,7 +71,7 @@ def inference_model(model: nn.Module, sources: Mapping[str, str | Path | np.ndar
     paths = {m: None if m in missing else sources[m] for m in modalities}
     if all(path is None for path in paths.values()):
         raise ValueError(f"every modality of {modalities} is missing; give at least one")
-    pipeline = Compose([step for step in model.cfg.test_pipeline if type_name(step) not in ANNOTATION])
+    pipeline = Compose([step for step in model.cfg.test_pipeline if type_name(step) not in LABEL_STEPS])
     check_pipeline(pipeline)
     named = {m: p if p is None or isinstance(p, np.ndarray) else str(p) for m, p in paths.items()}
     image_path = next((p for p in named.values() if isinstance(p, str)), None)

@@ -48,7 +48,7 @@ def predict(model: nn.Module, item: dict, classes: int) -> Prediction:
             "pipeline, or predict with inference_model"
         )
     label = sample.gt_sem_seg.data[0].cpu().numpy()
-    prediction = sample.pred_sem_seg.data[0].cpu().numpy()
+    prediction = sample.pred_sem_seg.data[0].long().cpu().numpy()  # floats from a head of one logit
     if label.shape != prediction.shape:
         raise LabelError(
             f"the label of {name} is {label.shape[0]}x{label.shape[1]}, its prediction has the file's size "

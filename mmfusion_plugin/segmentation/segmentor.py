@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.model import ModuleDict
+from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
@@ -12,12 +13,14 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FusionOutput
-from mmfusion_plugin.fusion.modes import fused_only
+from mmfusion_plugin.fusion.modes import fused_only, in_evaluation_mode
 from mmfusion_plugin.models.availability import availability, check_neck, fuse, noise_levels, statistics_of
 from mmfusion_plugin.models.schedule import check_progress
 from mmfusion_plugin.models.unimodal import Heads, check_own_heads, evaluating, update_dependency, update_gain
 
 __all__ = ["FusionEncoderDecoder"]
+
+NO_CASCADE = "FusionEncoderDecoder runs one head after the neck; take one such as SegformerHead, UPerHead or FCNHead"
 
 
 def _check_stacking(preprocessor: nn.Module, backbone: nn.Module) -> None:
@@ -57,6 +60,8 @@ def _check_test_cfg(test_cfg: Mapping | None) -> None:
 
 def _check_head(key: str, head: nn.Module, widths: Sequence[int] | None, source: str) -> None:
     """Whether a head's losses are trained, and whether it reads levels that there are, of their ``widths``."""
+    if isinstance(head, BaseCascadeDecodeHead):
+        raise ValueError(f"{key} is a {type(head).__name__}, a stage of a cascade; {NO_CASCADE}")
     losses = getattr(head, "loss_decode", None)
     for loss in losses if isinstance(losses, nn.ModuleList) else [losses]:
         name = getattr(loss, "loss_name", "loss")
@@ -97,9 +102,9 @@ class FusionEncoderDecoder(EncoderDecoder):
     Raises: ValueError if the backbone has no modalities, the neck does not fuse, the preprocessor
         stacks in another order or with other numbers of channels than the backbone splits,
         ``modality_heads`` names an unknown modality, or not every one where the neck reads them, a head does not fit
-        the neck or has a loss that is not trained, for ``pretrained``, or without a complete ``test_cfg``; in
-        training if a part waits for a stage that no hook announces, or a head has another number of classes than
-        the data set.
+        the neck or has a loss that is not trained, for heads of a cascade, for ``pretrained``, or without a complete
+        ``test_cfg``; in training if a part waits for a stage that no hook announces, a head has another number of
+        classes than the data set, or an own head cannot learn from the one sample that has its modality.
     """
 
     def __init__(self, backbone: dict, neck: dict, decode_head: dict, modality_heads: dict | None = None,
@@ -110,6 +115,8 @@ class FusionEncoderDecoder(EncoderDecoder):
                 "model.pretrained=None and "
                 "model.backbone.backbones.<modality>.init_cfg=dict(type='Pretrained', checkpoint=...)"
             )
+        if isinstance(decode_head, (list, tuple)):
+            raise ValueError(f"model.decode_head is a cascade of {len(decode_head)} heads; {NO_CASCADE}")
         super().__init__(backbone=backbone, decode_head=decode_head, neck=neck, **kwargs)
         _check_test_cfg(self.test_cfg)
         if not hasattr(self.backbone, "modalities"):
@@ -201,9 +208,11 @@ class FusionEncoderDecoder(EncoderDecoder):
         losses = {**self._decode_head_forward_train(output.fused, data_samples), **output.losses}
         if self.with_auxiliary_head:
             losses.update(self._auxiliary_head_forward_train(output.fused, data_samples))
+        trained = next(name for name in losses if "loss" in name)
+        losses[trained] = losses[trained] + self._unread(output.fused)
         available = availability(self.modalities, metas)
-        for m, head in self.modality_heads.items():
-            losses.update(add_prefix(self._modality_loss(head, feats[m], data_samples, available[m]), f"aux_{m}"))
+        for m in self.modality_heads:
+            losses.update(add_prefix(self._modality_loss(m, feats[m], data_samples, available[m]), f"aux_{m}"))
         levels = noise_levels(self.modalities, metas, inputs.device)
         update_dependency(self.neck, feats, available, levels, self._heads)
         labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).squeeze(1)
@@ -212,17 +221,38 @@ class FusionEncoderDecoder(EncoderDecoder):
         losses.update({name: value for name, value in output.diagnostics.items() if value.ndim == 0})
         return losses
 
-    def _modality_loss(self, head: nn.Module, levels: tuple[Tensor, ...], data_samples: list,
+    def _unread(self, fused: tuple[Tensor, ...]) -> Tensor:
+        """0 of the levels that no head reads: distributed training waits for the gradient of what made them."""
+        read: set[int] = set()
+        for key, head in self._named_heads().items():
+            if not key.startswith("model.modality_heads."):
+                asked = getattr(head, "in_index", range(len(fused)))
+                read |= {i % len(fused) for i in ([asked] if isinstance(asked, int) else asked)}
+        unread = [level for i, level in enumerate(fused) if i not in read]
+        return sum((level.float().nan_to_num(posinf=0.0, neginf=0.0) * 0).sum() for level in unread)
+
+    def _modality_loss(self, m: str, levels: tuple[Tensor, ...], data_samples: list,
                        available_B: Tensor) -> dict[str, Tensor]:
-        rows = available_B.nonzero().flatten()
+        head, rows = self.modality_heads[m], available_B.nonzero().flatten()
         if len(rows) == 0:  # the head's parameters still need a gradient on this rank
-            losses = head.loss(levels, data_samples, self.train_cfg)
+            with in_evaluation_mode(head):  # what stands in for a missing sensor is none of BatchNorm's statistics
+                losses = head.loss(levels, data_samples, self.train_cfg)
             return {name: value * 0 for name, value in losses.items()}
         if len(rows) == len(data_samples):
             return head.loss(levels, data_samples, self.train_cfg)
-        return head.loss(
-            tuple(level[rows] for level in levels), [data_samples[i] for i in rows.tolist()], self.train_cfg
-        )
+        try:
+            return head.loss(
+                tuple(level[rows] for level in levels), [data_samples[i] for i in rows.tolist()], self.train_cfg
+            )
+        except ValueError as error:
+            if len(rows) > 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"only one of the batch's {len(data_samples)} samples has {m!r}, and model.modality_heads.{m} "
+                f"{type(head).__name__} normalises a pooled map over the samples ({error}); set "
+                f"model.modality_heads.{m}.norm_cfg=dict(type='GN', num_groups=...), take a head that pools nothing "
+                "such as FCNHead, or raise train_dataloader.batch_size"
+            ) from error
 
     def _forward(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
         metas = None if data_samples is None else [sample.metainfo for sample in data_samples]

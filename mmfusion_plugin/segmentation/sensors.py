@@ -21,6 +21,7 @@ FLAGS = {"color": cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | STORED,
          "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | STORED}
 UNCACHED = FileCache(0)
 PNG = b"\x89PNG"
+BITS = 258  # TIFF's tag of the bits per sample
 MUCH = 0.5  # share of the readings outside the plausible range that points to a wrong unit
 
 
@@ -41,10 +42,10 @@ class Sensor:
         kind: ``color`` (8-bit, three channels, kept in BGR), ``gray`` (one channel, 8 or 16 bit; a
             colour file is turned into its luminance), ``image`` (as stored: HHA and the like) or
             ``depth`` (one channel, metres).
-        dtype: number format of the file. Depth: uint16 unless named; images: any unless named.
+        dtype: number format of the file. Depth: uint16 unless named; images: uint8 unless named.
         channels: of an ``image``: a missing one has to be filled with as many.
         scale, offset: of depth: metres = stored x scale + offset. 16-bit millimetres: 0.001. Images
-            keep their counts, so that mean and std of the preprocessor are in counts too.
+            keep their counts, so that mean and std of the preprocessor, and valid_range of noise, are in counts too.
         invalid: depth: stored value that means "no reading"; None if there is none.
         valid_range: depth: metres; readings outside become invalid.
 
@@ -118,12 +119,15 @@ class Sensor:
                 f"{where}: {found}, sensors.{self.name} with kind={self.kind!r} has {self.channels}; "
                 f"change sensors.{self.name}.{change}"
             )
-        wanted = "uint8" if self.kind == "color" else self.dtype
-        if wanted is not None and image.dtype != np.dtype(wanted):
+        wanted = np.dtype("uint8" if self.kind == "color" else self.dtype or "uint8")
+        if image.dtype != wanted:
+            counts = "" if self.kind == "color" else (
+                f"; with it data_preprocessor.mean.{self.name} and std.{self.name}, and the valid_range of its noise, "
+                "to the file's counts")
             raise SensorReadError(
                 f"{where} is {image.dtype}, sensors.{self.name} with kind={self.kind!r} and dtype={self.dtype!r} "
                 f"expects {wanted}; change sensors.{self.name}.{'kind' if self.kind == 'color' else 'dtype'} or the "
-                "file"
+                f"file{counts}"
             )
         return image if image.dtype == np.uint8 else image.astype(np.float32)
 
@@ -199,15 +203,14 @@ def read_label(path: str | Path, cache: FileCache = UNCACHED) -> np.ndarray:
 
 def _read_label(path: str | Path) -> np.ndarray:
     label = _decode_file(path, cv2.IMREAD_UNCHANGED, "the label")
-    if label.ndim == 3:  # OpenCV turns a palette's numbers into colours, Pillow keeps them
-        try:
-            with Image.open(path) as image:
-                label = np.array(image) if image.mode == "P" else label
-        # what Pillow raises for bytes that OpenCV could read
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise SensorReadError(f"the label: {path} is no readable image ({error})") from error
-    elif (step := _grey_step(path)) > 1:
-        label //= step
+    with open(path, "rb") as file:
+        head = file.read(26)
+    if label.ndim == 2 and head.startswith(PNG):
+        bits, colour = head[24:26]
+        if bits < 8 and colour == 0:
+            label //= _step(bits)
+    elif label.ndim == 3 or label.dtype == np.uint8:
+        label = _by_number(path, label)
     if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
         raise SensorReadError(
             f"the label {path} is {label.dtype} of shape {label.shape}; a label has one channel of class numbers"
@@ -215,12 +218,22 @@ def _read_label(path: str | Path) -> np.ndarray:
     return label
 
 
-def _grey_step(path: str | Path) -> int:
-    """How far apart OpenCV puts the numbers of a grey PNG: it spreads 1, 2 or 4 bits over 0..255."""
-    with open(path, "rb") as file:
-        head = file.read(26)
-    bits, colour = head[24:26] if head.startswith(PNG) else (8, 0)
-    return 255 // (2**bits - 1) if bits < 8 and colour == 0 else 1
+def _step(bits: int) -> int:
+    """How far apart OpenCV and Pillow put grey numbers of 1, 2 or 4 bits: over 0..255."""
+    return 255 // (2**bits - 1)
+
+
+def _by_number(path: str | Path, label: np.ndarray) -> np.ndarray:
+    """OpenCV turns a palette's numbers into colours and one bit into 0 and 255; Pillow keeps both."""
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("1", "P"):
+                return np.array(image).astype(np.uint8)
+            bits = getattr(image, "tag_v2", {}).get(BITS, (8,))[0]
+    # what Pillow raises for bytes that OpenCV could read
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise SensorReadError(f"the label: {path} is no readable image ({error})") from error
+    return label // _step(bits) if label.ndim == 2 and bits < 8 else label
 
 
 def _decode(path: str | Path, flag: int, what: str, cache: FileCache) -> np.ndarray:

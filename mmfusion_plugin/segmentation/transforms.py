@@ -24,12 +24,14 @@ from mmfusion_plugin.models.samples import short
 
 from .sensors import Sensor, read_label
 
-__all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities", "check_pipeline"]
+__all__ = ["ColorJitter", "LoadModalities", "LoadSegLabel", "PackModalities", "check_pipeline", "sensors_of"]
 
 IGNORE = 255
+NEARLY = np.nextafter(np.float32(IGNORE), np.float32(0))
 VALUES = np.arange(256, dtype=np.uint8)
 # what results[m] of a depth sensor must not overwrite
-TAKEN = {"img", "img_slices", "available", "modality_paths", "seg_fields", "gt_seg_map", "flip", "scale"}
+TAKEN = {"img", "img_slices", "available", "not_8_bit", "frame", "modality_paths", "seg_fields", "gt_seg_map", "flip",
+         "scale"}
 # mmcv's own, which mmsegmentation's of these names inherit from, move image and label alone
 LEAVE_DEPTH = (CenterCrop, RandomFlip, Resize)
 
@@ -77,7 +79,10 @@ class LoadModalities(BaseTransform):
         stacked, slices, start = [], {}, 0
         for m in self.modalities:
             if self.sensors[m].rides_with_label:
-                results[m] = read.get(m, np.zeros(size, np.float32))
+                depth = read.get(m, np.zeros(size, np.float32))
+                # transforms fill with that number what they uncover, and PackModalities takes it for no reading
+                results[m] = np.where(depth == IGNORE, NEARLY, depth) if self.sensors[m].valid_range[1] >= IGNORE \
+                    else depth
                 results["seg_fields"] = [*results.get("seg_fields", []), m]
                 continue
             image = read[m] if m in read else np.zeros((*size, self.sensors[m].channels), np.uint8)
@@ -91,6 +96,7 @@ class LoadModalities(BaseTransform):
         results["img"] = np.ascontiguousarray(np.concatenate(stacked, axis=2))
         results["img_slices"] = slices
         results["available"] = {m: m in read for m in self.modalities}
+        results["not_8_bit"] = [m for m, x in read.items() if m in slices and x.dtype != np.uint8]
         results["img_shape"] = results["ori_shape"] = size
         return results
 
@@ -251,7 +257,8 @@ class PackModalities(BaseTransform):
         modalities: names to pack; may be fewer than were loaded (unimodal references).
         meta_keys: copied from ``results`` where present, beside ``NEEDED``.
 
-    Raises: ValueError for a modality that was not loaded, or one that a transform left behind.
+    Raises: ValueError for a modality that was not loaded, one that a transform left behind, or a sample that went
+        through the pipeline of a wrapper.
     """
 
     META_KEYS = (
@@ -259,8 +266,9 @@ class PackModalities(BaseTransform):
         "scale_factor", "flip", "flip_direction", "reduce_zero_label",
     )
 
-    # without them a missing sensor would look present, and a head of another number of classes would go unnoticed
-    NEEDED = ("available", "modality_paths", "dataset_classes")
+    # without them a missing sensor would look present, a head of another number of classes would go unnoticed, and
+    # frames of one name in two folders would be saved to one file
+    NEEDED = ("available", "modality_paths", "dataset_classes", "frame", "not_8_bit")
 
     def __init__(self, modalities: Sequence[str], meta_keys: Sequence[str] = META_KEYS) -> None:
         self.modalities = list(modalities)
@@ -268,6 +276,12 @@ class PackModalities(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         _check_loaded(results)
+        if "unpacked_by" in results:
+            raise ValueError(
+                f"{results['unpacked_by']}'s own pipeline ends before PackModalities, and a wrapper such as "
+                "MultiImageMixDataset goes on; its mosaics mix pictures and leave depth, and what is known to be "
+                "missing, behind; move all steps into dataset.pipeline, and take the wrapper away"
+            )
         image = results["img"]
         image = image[..., None] if image.ndim == 2 else image  # OpenCV drops an axis of length 1
         self._check_sizes(image.shape[:2], results)
@@ -306,8 +320,7 @@ def check_pipeline(pipeline: Callable) -> None:
     Raises: ValueError for a transform that moves image and label without the depth sensors, or takes several stacked
         sensors for one colour picture.
     """
-    steps = list(_steps(pipeline))
-    sensors = next((step.sensors.values() for step in steps if isinstance(step, LoadModalities)), ())
+    steps, sensors = list(_steps(pipeline)), sensors_of(pipeline)
     depth = [sensor.name for sensor in sensors if sensor.rides_with_label]
     stacked = {sensor.name: sensor.channels for sensor in sensors if not sensor.rides_with_label}
     for step in steps:
@@ -327,6 +340,11 @@ def check_pipeline(pipeline: Callable) -> None:
                 f"pipeline: {name} takes the stacked channels {stacked} for one colour picture; use "
                 "dict(type='ColorJitter', modality=...)"
             )
+
+
+def sensors_of(pipeline: Callable) -> list[Sensor]:
+    """What the pipeline's LoadModalities reads; empty where it has none."""
+    return next((list(step.sensors.values()) for step in _steps(pipeline) if isinstance(step, LoadModalities)), [])
 
 
 def _steps(step: Callable) -> Iterator[Callable]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from analysis import tiny
 from mmfusion_plugin.analysis.calibration import Counts, labels_and_probabilities
 from mmfusion_plugin.analysis.conditions import Condition, EncoderMemo, class_names, evaluate_conditions, in_order
 from mmfusion_plugin.analysis.evidence import EvidenceError
+from mmfusion_plugin.analysis.identity import fingerprint
 from mmfusion_plugin.analysis.missing import (
     fill_of,
     plot_subsets,
@@ -27,9 +29,9 @@ def plainly(model, loader, missing):
     with evaluating(model), constant_weights(model):
         for batch in in_order(loader, loader["dataset"]):
             for sample in model.test_step(copy.deepcopy(batch)):
-                labels, shares = labels_and_probabilities(sample)
+                labels, shares, predicted = labels_and_probabilities(sample)
                 counts = Counts(shares.shape[1]) if counts is None else counts
-                counts.update(labels, shares)
+                counts.update(labels, shares, predicted)
     model.data_preprocessor.test_missing = ()
     return counts
 
@@ -188,9 +190,73 @@ def test_conditions_that_do_not_fit_are_named():
             evaluate_conditions(model, loader, evaluator, [condition])
     with pytest.raises(ValueError, match="sizes"):
         subset_conditions(["a", "b"], [3])
-    _, loader, _ = tiny.recognition(missing=[(2, "visual")])
-    with pytest.raises(ValueError, match="2.mp4.*no modality left"):
+    _, loader, _ = tiny.recognition(missing=[(i, "visual") for i in range(10)])
+    with pytest.raises(EvidenceError, match="'visual' leaves no sample of the test set any modality"):
         evaluate_conditions(model, loader, evaluator, subset_conditions(["visual", "audio"]))
+
+
+def test_samples_that_a_condition_leaves_nothing_are_left_out_and_counted(tmp_path):
+    pytest.importorskip("mmaction")
+    gaps = [(2, "visual"), *((i, "audio") for i in range(4, 9))]  # a batch without any audio
+    model, loader, evaluator = tiny.recognition(missing=gaps)
+    asked = subset_conditions(["visual", "audio"])
+    outcomes = evaluate_conditions(model, loader, evaluator, asked, partial=tmp_path / "x")
+    assert [outcomes[c.name]["samples"] for c in asked] == [10, 9, 5]
+    assert [sum(map(sum, outcomes[c.name]["confusion"])) for c in asked] == [10, 9, 5]
+    items, kept = loader["dataset"].batch, [i for i in range(10) if (i, "audio") not in gaps]
+    fewer = dict(inputs={m: [x[i] for i in kept] for m, x in items["inputs"].items()},
+                 data_samples=[items["data_samples"][i] for i in kept])
+    alone = evaluate_conditions(model, tiny.loader(tiny.Items(fewer)), evaluator, [asked[2]])["audio"]
+    assert outcomes["audio"]["confusion"] == alone["confusion"] and outcomes["audio"]["metrics"] == alone["metrics"]
+    again = evaluate_conditions(model, loader, evaluator, asked, partial=tmp_path / "x")
+    assert again == outcomes
+    record = dict(summarise_subsets(outcomes, asked, ["visual", "audio"]), fill="zeros", command="x")
+    assert "nothing of a row's modalities are left out of it: visual 9, audio 5 of 10." in subsets_markdown(record)
+
+
+@pytest.mark.parametrize("change", ["label", "sensor", "list"])
+def test_a_data_set_that_was_changed_in_place_is_another_evaluation(tmp_path, change):
+    pytest.importorskip("mmseg")
+    from mmengine.registry import init_default_scope
+    from segmentation.scene import LOAD, PACK, dataset_cfg, write_frames
+
+    import mmfusion_plugin.segmentation  # noqa: F401
+
+    init_default_scope("mmseg")
+    write_frames(tmp_path)
+    cfg = dict(model=dict(type="X"), test_dataloader=dict(dataset=dataset_cfg(tmp_path, [*LOAD, PACK])))
+    before = fingerprint(cfg, "x.pth", "missing")
+    assert fingerprint(copy.deepcopy(cfg), "x.pth", "missing") == before, "what was broken off goes on"
+    assert fingerprint(cfg, "x.pth", "noise") != before
+    if change == "list":
+        (tmp_path / "train.txt").write_text("1\n2\n3\n")
+    else:
+        path = tmp_path / ("Label" if change == "label" else "RGB") / "1.png"
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # as many bytes, written anew
+    assert fingerprint(cfg, "x.pth", "missing") != before
+
+
+def test_features_and_clips_that_were_changed_in_place_are_another_evaluation(tmp_path):
+    pytest.importorskip("mmaction")
+    import numpy as np
+    from mmengine.registry import init_default_scope
+
+    import mmfusion_plugin.recognition  # noqa: F401
+
+    init_default_scope("mmaction")
+    features = dict(type="FeatureDataset", data_root=str(tmp_path), ann_file="a.npz", arrays=dict(a="a"), label="y",
+                    num_classes=2, pipeline=[dict(type="PackFeatures", modalities=["a"])])
+    clips = dict(type="AudioVisualDataset", data_root=str(tmp_path), ann_file="clips.txt", num_classes=2, pipeline=[])
+    (tmp_path / "1.mp4").write_bytes(b"old")
+    (tmp_path / "clips.txt").write_text("1.mp4 0\n")
+    found = []
+    for value, content, label in ((0.0, b"old", 0), (1.0, b"newer", 0), (1.0, b"newer", 1)):
+        np.savez(tmp_path / "a.npz", a=np.full((2, 3), value, np.float32), y=np.array([0, label]))
+        (tmp_path / "clips.txt").write_text(f"1.mp4 {label}\n")
+        if (tmp_path / "1.mp4").read_bytes() != content:
+            (tmp_path / "1.mp4").write_bytes(content)
+        found.append([fingerprint(dict(test_dataloader=dict(dataset=d)), "x.pth") for d in (features, clips)])
+    assert all(len(set(keys)) == 3 for keys in zip(*found))
 
 
 def test_the_summary_has_every_subset_and_the_mean(tmp_path):
@@ -218,6 +284,43 @@ def test_calibration_error_of_stated_bins():
     assert counts.confusion_KK.tolist() == [[2, 0], [2, 0]]
     with pytest.raises(ValueError, match="labels"):
         counts.update(torch.tensor([2]), torch.tensor([[0.5, 0.5]]))
+
+
+def test_a_head_of_one_logit_is_counted_by_its_probability_and_threshold(tmp_path):
+    pytest.importorskip("mmseg")
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import DATASETS
+    from segmentation.scene import LOAD, PACK, dataset_cfg, write_frames
+    from segmentation.test_segmentor import BINARY, build
+
+    init_default_scope("mmseg")
+    model, loader, evaluator = tiny.segmentation(tmp_path, model=build(decode_head=BINARY))
+    write_frames(tmp_path, classes=2)
+    loader["dataset"] = DATASETS.build(dataset_cfg(
+        tmp_path, [*LOAD, PACK], metainfo=dict(classes=("one", "two"), palette=[[0] * 3, [9] * 3])))
+    shares, labels = [], []
+    with evaluating(model), constant_weights(model):
+        for batch in in_order(loader, loader["dataset"]):
+            data = model.data_preprocessor(copy.deepcopy(batch), False)
+            metas = [sample.metainfo for sample in data["data_samples"]]
+            label = torch.stack([sample.gt_sem_seg.data[0] for sample in data["data_samples"]])
+            with torch.no_grad():
+                logit = model.inference(data["inputs"], metas)[:, 0]
+            labels.append(label[label != 255])
+            shares.append(logit.sigmoid()[label != 255].double())
+    share, label = torch.cat(shares), torch.cat(labels)
+    model.decode_head.threshold = float(share.quantile(0.7))
+    outcome = evaluate_conditions(model, loader, evaluator, [Condition("all")])["all"]
+    predicted = (share > model.decode_head.threshold).long()
+    assert outcome["confusion"] == [[int(((label == a) & (predicted == b)).sum()) for b in (0, 1)] for a in (0, 1)]
+    assert 0 < predicted.sum() != (share > 0.5).sum()
+    confidence, error = torch.where(predicted == 1, share, 1 - share), 0.0
+    for i in range(15):
+        here = (confidence > i / 15) & (confidence <= (i + 1) / 15)
+        if here.any():
+            gap = (predicted == label)[here].double().mean() - confidence[here].mean()
+            error += float(here.double().mean() * gap.abs())
+    assert outcome["calibration_error"] == pytest.approx(error, abs=1e-6)
 
 
 def test_classes_are_named_by_the_config_or_the_data_set():

@@ -79,6 +79,7 @@ def test_only_the_input_channels_of_a_kernel_are_adapted():
     [
         (dict(in_channels=dict(rgb=3)), "backbone.in_channels names"),
         (dict(backbones=dict(rgb=dict(SMALL))), "backbone.backbones names"),
+        (dict(init_cfg=dict(type="Pretrained", checkpoint="a.pth")), r"set backbone\.backbones\.<modality>\.init_cfg"),
         (dict(backbones=dict(rgb=dict(SMALL), depth={**SMALL, "in_channels": 3})), "depth.in_channels is 3"),
     ],
 )

@@ -119,6 +119,8 @@ def test_single_modality_reads_its_own_stream_alone():
         (dict(out_channels=[1]), "neck.out_channels has 1"),
         (dict(align="nir"), "neck.align"),
         (dict(level_options=[{}]), "neck.level_options"),
+        (dict(level_options=[dict(out_channels=4), {}]), r"sets \['out_channels'\].*set neck.out_channels"),
+        (dict(level_options=[{}, dict(align="none")]), r"sets \['align'\].*set neck.align"),
         (dict(level_options=[dict(modality_dropout=0.1), {}]), "set neck.modality_dropout"),
         (dict(in_channels=dict(rgb=[], depth=[])), "lists no level"),
         (dict(in_channels=dict(rgb=4.0, depth=2.0)), "neck.in_channels.rgb must be a number"),

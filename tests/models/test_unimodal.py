@@ -161,6 +161,25 @@ def test_gains_are_the_right_class_s_probability_at_the_level_that_the_weights_r
         check_own_heads(neck, ["a"], "here")
 
 
+def test_one_logit_of_an_own_head_is_the_second_of_two_classes():
+    feats = features()
+    single = {m: nn.Linear(C, 1) for m, C in WIDTHS.items()}
+    heads = Heads(None, single)
+    double = Heads(None, {m: lambda x, m=m: torch.cat([0 * single[m](x), single[m](x)], 1) for m in AB})
+    neck, _ = parts(law="expected_gain")
+    for ask in (energies, lambda neck, feats, heads: disagreements(neck, feats, None, heads)):
+        found, expected = (ask(neck, feats, given) for given in (heads, double))
+        torch.testing.assert_close(found, expected)
+        assert all(found[m].any() for m in AB)
+    levels = dict.fromkeys(AB, torch.zeros(6))
+    update_gain(neck, feats, everything(), levels, neck(feats, everything(), levels), heads, torch.arange(6) % 2)
+    sign = torch.tensor([-1.0, 1, -1, 1, -1, 1])
+    right = {m: (sign * single[m](feats[m])[:, 0]).sigmoid() for m in AB}
+    gain = neck.udml.weigh.gain
+    torch.testing.assert_close(gain.sum_MN.sum(1), torch.stack([right[m].sum() for m in AB]))
+    assert neck.udml.weigh.chance == 0.5
+
+
 def test_disagreement_is_the_jensen_shannon_divergence():
     neck, heads = parts()
     feats = features()

@@ -237,6 +237,60 @@ def test_saved_predictions_are_numbered_as_the_labels(frames, offset, tmp_path):
     assert np.array_equal(cv2.imread(str(tmp_path / "saved" / "1.png"), -1), label)
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_saved_maps_of_chosen_classes_are_numbered_as_the_labels(frames, tmp_path, offset, monkeypatch):
+    import cv2
+    import numpy as np
+
+    from mmfusion_plugin.segmentation.datasets import MultimodalSegDataset
+    from mmfusion_plugin.segmentation.label_maps import SavedLabelMaps
+
+    monkeypatch.setattr(MultimodalSegDataset, "METAINFO", dict(classes=("one", "two", "three"), palette=[[0] * 3] * 3))
+    label = np.array([0, 2, 0]).repeat(SIZE[0] // 3)[:, None].repeat(SIZE[1], 1).astype(np.uint8) + offset
+    cv2.imwrite(str(frames / "Label" / "1.png"), label)
+    dataset = build(frames, label_offset=offset, metainfo=dict(classes=("three", "one")), indices=1)
+    sample = dataset[0]["data_samples"]
+    assert set(sample.gt_sem_seg.data.unique().tolist()) == {0, 1}
+    sample.pred_sem_seg = sample.gt_sem_seg
+    metric = SavedLabelMaps(str(tmp_path / "saved"))
+    metric.dataset_meta = dataset.metainfo
+    metric.process({}, [sample.to_dict()])
+    assert np.array_equal(cv2.imread(str(tmp_path / "saved" / "1.png"), -1), label)
+    metric.dataset_meta = dict(label_map={0: 1, 1: 255, 2: 1})
+    with pytest.raises(ValueError, match=r"metainfo\.classes makes one class \(1\) of the stored numbers \[0, 2\]"):
+        metric.process({}, [sample.to_dict()])
+
+
+def test_frames_in_folders_keep_them(frames, tmp_path):
+    import shutil
+
+    for scene, name in (("scene1", "1"), ("scene2", "2")):
+        for kind in ("RGB", "Depth", "Label"):
+            (frames / kind / scene).mkdir()
+            shutil.move(frames / kind / f"{name}.png", frames / kind / scene / "0001.png")
+    (frames / "train.txt").write_text(f"scene1/0001\nRGB/scene2/0001.png Label/scene2/0001.png\n{frames}/RGB/3.png\n"
+                                      "../RGB/4.png\n")
+    dataset = build(frames)
+    assert [dataset.get_data_info(i)["frame"] for i in range(4)] == ["scene1/0001", "scene2/0001", "3", "4"]
+    assert dataset.get_data_info(1)["modality_paths"]["depth"] == str(frames / "Depth" / "scene2" / "0001.png")
+    assert dataset[0]["data_samples"].metainfo["frame"] == "scene1/0001"
+
+
+def test_names_with_blanks_are_answered_with_what_to_do(frames):
+    (frames / "train.txt").write_text("room 1.png\nroom 2.png\n")
+    with pytest.raises(ValueError, match=r"1 frames more than once, first \['room'\]; .*rename files with blanks"):
+        build(frames)
+
+
+def test_a_mosaic_is_refused(frames):
+    """It goes round the pipeline's checks, leaves depth behind and asks the first frame alone what is missing."""
+    inner = dataset_cfg(frames, LOAD)
+    mixed = DATASETS.build(dict(type="MultiImageMixDataset", dataset=inner, pipeline=[
+        dict(type="RandomMosaic", prob=1.0, img_scale=SIZE), PACK]))
+    with pytest.raises(ValueError, match=r"MultimodalSegDataset's own pipeline ends before PackModalities.*mosaics"):
+        mixed[0]
+
+
 FLIP = dict(type="mmcv.RandomFlip", prob=0.5)
 
 

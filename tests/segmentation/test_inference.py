@@ -63,6 +63,16 @@ def test_the_given_config_stays_as_it_is(tmp_path):
         init_model(cfg)
 
 
+def test_weights_of_another_model_are_refused(tmp_path):
+    """mmsegmentation would warn and predict with random ones."""
+    cfg = Config(dict(default_scope="mmseg", model=model_cfg(), test_pipeline=[*LOAD, PACK]))
+    state = MODELS.build(model_cfg()).state_dict()
+    meta = dict(dataset_meta=dict(classes=("one", "two", "three"), palette=[[0] * 3] * 3))
+    torch.save(dict(state_dict={n: x for n, x in state.items() if "neck" not in n}, meta=meta), tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth does not fit the model in \d+ weights: no neck\."):
+        init_model(cfg, str(tmp_path / "other.pth"))
+
+
 def test_missing_files_are_named():
     with pytest.raises(FileNotFoundError, match=r"nowhere\.py"):
         init_model("nowhere.py")

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from mmseg.registry import DATASETS, MODELS
-from segmentation.scene import LOAD, PACK, SIZE, dataset_cfg, model_cfg
+from segmentation.scene import LOAD, PACK, SIZE, dataset_cfg, model_cfg, write_frames
+from segmentation.test_segmentor import BINARY
 
-from mmfusion_plugin.segmentation.predictions import LabelError, mean_iou, pick
+from mmfusion_plugin.segmentation.predictions import LabelError, draw, mean_iou, pick
 
 
 def test_mean_iou_by_hand():
@@ -29,6 +30,16 @@ def test_the_worst_frame_comes_first(frames):
     assert len(everything) == len(dataset) and scores == everything[:3]
     spread = [p.score for p in pick(model, dataset, 2, spread=True)]
     assert spread == [everything[0], everything[-1]]
+
+
+def test_a_head_of_one_logit_is_scored_and_drawn(frames, tmp_path):
+    write_frames(frames, classes=2)
+    two = dict(classes=("one", "two"), palette=[[0, 0, 0], [99, 0, 0]])
+    dataset = DATASETS.build(dataset_cfg(frames, [*LOAD, PACK], metainfo=two))
+    model = MODELS.build(Config(dict(model=model_cfg(decode_head=BINARY))).model).eval()
+    shown = pick(model, dataset, 1)
+    assert 0 <= shown[0].score < 1 and shown[0].prediction.dtype == np.int64
+    assert draw(dataset, shown, tmp_path / "x.png", "").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

@@ -232,3 +232,19 @@ def test_the_depth_that_means_no_value_must_agree():
         build(invalid=dict(depth=-1), train_noise=dict(noise=NOISE))
     with pytest.raises(ValueError, match="data_preprocessor.test_noise.depth reads 0 .*invalid.depth is None"):
         build(invalid=None, test_noise=dict(depth=dict(type="gaussian", level=1, **BARE["depth"])))
+
+
+@pytest.mark.parametrize("when", ["train_noise", "test_noise"])
+def test_noise_does_not_clip_counts_of_sixteen_bits_at_grey_levels(when):
+    def noisy(**more):
+        described = {key: value for key, value in NOISE["rgb"].items() if key != "levels"} | more
+        noise = dict(train_noise=dict(noise=dict(rgb=dict(described, levels=(1, 2))), start=0, clean_share=0.0)) \
+            if when == "train_noise" else dict(test_noise=dict(rgb=dict(described, type="gaussian", level=2)))
+        x = frame(0)
+        x["inputs"]["rgb"] = torch.full((3, 16, 20), 28000.0)
+        x["data_samples"].set_metainfo(dict(not_8_bit=["rgb"]))
+        return run(build(size=(16, 20), **noise), x, training=when == "train_noise")
+
+    with pytest.raises(ValueError, match=rf"{when}.*rgb clips at \(0.0, 255.0\).*valid_range=\(lowest, highest\)"):
+        noisy()
+    assert injected(noisy(valid_range=(0, 65535)), 0)["rgb"].mean() == pytest.approx(28000, rel=0.01)

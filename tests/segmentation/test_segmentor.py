@@ -13,6 +13,8 @@ from segmentation.scene import LOAD, PACK, SIZE, dataset_cfg, model_cfg
 HEAD = model_cfg()["decode_head"]
 FCN = dict(type="FCNHead", in_channels=64, in_index=3, channels=8, num_convs=1, num_classes=3, concat_input=False,
            norm_cfg=dict(type="BN"), align_corners=False)
+BINARY = {**FCN, "num_classes": 2, "out_channels": 1, "threshold": 0.5,
+          "loss_decode": dict(type="CrossEntropyLoss", use_sigmoid=True)}
 
 
 def build(**options):
@@ -72,6 +74,37 @@ def test_every_parameter_has_a_gradient_when_a_sensor_is_missing_everywhere(fram
     total.backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("neck", ["SCFAE", "GatedFusion"])
+def test_levels_that_no_head_reads_have_gradients(frames, neck):
+    """Distributed training waits for them."""
+    cfg = {key: value for key, value in model_cfg()["neck"].items() if key != "width"}
+    auxiliary = {**FCN, "in_channels": 16, "in_index": -3}
+    model = build(decode_head=FCN, auxiliary_head=auxiliary, neck={**cfg, "type": neck})
+    total, _ = model.parse_losses(losses_of(model, batch(frames)))
+    total.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    assert model._unread(tuple(torch.full((1, 1), torch.inf) for _ in range(4))) == 0
+
+
+def test_a_sensor_that_a_whole_batch_lacks_leaves_its_heads_statistics(frames):
+    model = build(modality_heads=dict(rgb=FCN, depth=FCN))
+    before = {name: x.clone() for name, x in model.modality_heads.named_buffers()}
+    total, _ = model.parse_losses(losses_of(model, batch(frames, [(i, "depth") for i in range(3)])))
+    total.backward()
+    changed = {name for name, x in model.modality_heads.named_buffers() if not torch.equal(x, before[name])}
+    assert changed and not any(name.startswith("depth") for name in changed)
+    assert model.modality_heads["depth"].training
+    assert all(p.grad is not None and not p.grad.any() for p in model.modality_heads["depth"].parameters())
+
+
+def test_a_head_that_cannot_learn_from_one_sample_is_named(frames):
+    psp = dict(type="PSPHead", in_channels=64, in_index=3, channels=8, num_classes=3, norm_cfg=dict(type="BN"))
+    model = build(modality_heads=dict(depth=psp))
+    with pytest.raises(ValueError, match=r"one of the batch's 3 samples has 'depth'.*modality_heads\.depth\.norm_cfg"):
+        losses_of(model, batch(frames, [(0, "depth"), (2, "depth")]))
+    assert losses_of(model, batch(frames, [(0, "depth")]))["aux_depth.loss_ce"].isfinite()
 
 
 def test_a_missing_sensors_content_does_not_matter(frames):
@@ -197,6 +230,9 @@ STOCK = dict(type="SegDataPreProcessor", mean=[120.0] * 3, std=[60.0] * 3)
     [
         (dict(pretrained="a.pth"), r"model\.pretrained is 'a\.pth'.*backbone\.backbones\.<modality>\.init_cfg"),
         (dict(data_preprocessor=STOCK), "lists 3 channels.*use MultimodalSegDataPreProcessor"),
+        (dict(decode_head=[FCN, FCN], num_stages=2), r"model\.decode_head is a cascade of 2 heads"),
+        (dict(decode_head=dict(type="OCRHead", in_channels=64, in_index=3, channels=8, ocr_channels=8, num_classes=3)),
+         r"model\.decode_head is a OCRHead, a stage of a cascade"),
         (dict(test_cfg=None), r"model\.test_cfg is missing"),
         (dict(test_cfg=dict(mode="slide", crop_size=SIZE)), "mode='slide' and no stride"),
         (dict(decode_head={**HEAD, "in_channels": [8, 16, 32, 128]}), r"decode_head\.in_channels is .*128"),

@@ -83,10 +83,22 @@ def test_float_millimetres_are_answered_with_what_a_float_array_is():
 
 
 def test_grey_images_keep_sixteen_bits(tmp_path):
-    image = Sensor("nir", "gray").read(png(tmp_path / "n.png", np.full((2, 3), 4000, np.uint16)))
+    image = Sensor("nir", "gray", dtype="uint16").read(png(tmp_path / "n.png", np.full((2, 3), 4000, np.uint16)))
     assert image.shape == (2, 3, 1)
     assert image.dtype == np.float32
     assert (image == 4000).all()
+
+
+@pytest.mark.parametrize(("kind", "stored"), [
+    ("gray", np.full((2, 3), 28000, np.uint16)), ("gray", np.full((2, 3), 21.5, np.float32)),
+    ("image", np.full((2, 3, 3), 4000, np.uint16))])
+def test_more_than_eight_bits_have_to_be_named(tmp_path, kind, stored):
+    """Mean 128 and standard deviation 64 would make 435 of a thermal camera's 28000."""
+    path = png(tmp_path / "t.tiff", stored)
+    with pytest.raises(SensorReadError, match=rf"is {stored.dtype}, .*thermal\.dtype.*mean\.thermal and std\.thermal.*"
+                                              "valid_range"):
+        Sensor("thermal", kind).read(path)
+    assert (Sensor("thermal", kind, dtype=str(stored.dtype)).read(path) == stored.max()).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", None])
@@ -199,6 +211,17 @@ def test_a_grey_label_of_few_bits_is_read_by_number(tmp_path, bits):
                        for name, body in chunks)
     (tmp_path / "label.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     assert np.array_equal(read_label(tmp_path / "label.png"), numbers)
+
+
+@pytest.mark.parametrize("ending", ["tif", "bmp", "png"])
+def test_a_label_of_one_bit_is_read_by_number_from_any_format(tmp_path, ending):
+    from PIL import Image
+
+    numbers = np.random.default_rng(0).integers(0, 2, (5, 9)).astype(bool)
+    Image.fromarray(numbers).save(tmp_path / f"label.{ending}")
+    assert np.array_equal(read_label(tmp_path / f"label.{ending}"), numbers)
+    whole = np.random.default_rng(0).integers(0, 256, (5, 9)).astype(np.uint8)
+    assert np.array_equal(read_label(png(tmp_path / f"whole.{ending}", whole)), whole)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3)])

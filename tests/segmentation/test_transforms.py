@@ -348,6 +348,25 @@ def test_what_says_that_a_sensor_is_missing_is_always_packed(frames):
     assert meta["dataset_classes"] == 3
 
 
+def test_a_reading_of_255_metres_is_kept_and_a_fill_of_255_is_none():
+    """Stock transforms fill what they uncover with the label's "ignore"."""
+    sensors = dict(d=dict(kind="depth", scale=1.0, valid_range=(1, 60000)))
+    results = TRANSFORMS.build(dict(type="LoadModalities", modalities=["d"], sensors=sensors))(
+        dict(modality_paths=dict(d=np.array([[254, 255, 256, 300]], np.uint16)), seg_fields=[]))
+    results["d"][0, 0] = 255
+    packed = TRANSFORMS.build(dict(type="PackModalities", modalities=["d"]))(results)["inputs"]["d"]
+    np.testing.assert_allclose(packed[0, 0], [0, 255, 256, 300], rtol=1e-6)
+
+
+def test_sensors_of_more_than_eight_bits_are_told(frames):
+    names = ["rgb", "thermal", "depth"]
+    sensors = {**SENSORS, "thermal": dict(kind="gray", dtype="uint16")}
+    paths = {**sample(frames)["modality_paths"], "thermal": str(frames / "Depth" / "1.png")}
+    steps = Compose([dict(type="LoadModalities", modalities=names, sensors=sensors),
+                     dict(type="PackModalities", modalities=names)])
+    assert steps(sample(frames, modality_paths=paths))["data_samples"].metainfo["not_8_bit"] == ["thermal"]
+
+
 @pytest.mark.parametrize("step", [dict(type="ColorJitter"), PACK])
 def test_stock_loading_is_answered_with_what_to_use(frames, step):
     with pytest.raises(ValueError, match="LoadModalities instead of LoadImageFromFile"):
