@@ -302,7 +302,7 @@ def _segmentation(kinds: Mapping[str, str], neck: str) -> str:
         colours=repr(colours), invalid=", ".join(f"{m}=0" for m in names if kinds[m] == "depth"),
         channels=", ".join(f"{m}={len(kind.mean)}" for m, kind in known.items()),
         encoders=_each(names, "{m}=encoder"),
-        neck=_neck(neck, f"dict({_each(names, '{m}=widths')})", "widths", "width=0.125, ", 0.3),
+        neck=_neck(neck, f"dict({_each(names, '{m}=widths')})", "widths", "width=0.125, ", 0.3, maps=True),
         noise=_noise({m: kind.noise for m, kind in known.items()}) if udml else "", hooks=_hooks(udml))
 
 
@@ -350,13 +350,15 @@ def _each(names: Sequence[str], form: str) -> str:
     return ", ".join(form.format(m=m) for m in names)
 
 
-def _neck(neck: str, widths: str, out: str, scfae: str, dropout: float) -> str:
+def _neck(neck: str, widths: str, out: str, scfae: str, dropout: float, maps: bool = False) -> str:
     udml = neck == "UDML"
     options = f"out_channels={out}, {scfae if neck in ('SCFAE', 'UDML') else ''}"
     indent = " " * (19 if udml else 8)
     options += (f"\n{indent}" if len(options) > 60 else "") + f"modality_dropout={dropout}"
     options = options.replace(", \n", ",\n")
     outer = f"dict(\n        type={neck!r}, modalities=modalities,\n        in_channels={widths},\n        "
+    if udml and maps:
+        outer += "per_position=True,  # a fault of a part of the picture costs that part\n        "
     return f"{outer}inner=dict(type='SCFAE', {options}))" if udml else f"{outer}{options})"
 
 
