@@ -208,8 +208,10 @@ class FusionEncoderDecoder(EncoderDecoder):
         losses = {**self._decode_head_forward_train(output.fused, data_samples), **output.losses}
         if self.with_auxiliary_head:
             losses.update(self._auxiliary_head_forward_train(output.fused, data_samples))
-        trained = next(name for name in losses if "loss" in name)
-        losses[trained] = losses[trained] + self._unread(output.fused)
+        if unread := self._unread(output.fused):  # distributed training waits for the gradient of what made them
+            trained = next(name for name in losses if "loss" in name)
+            losses[trained] = losses[trained] + sum(
+                (level.float().nan_to_num(posinf=0.0, neginf=0.0) * 0).sum() for level in unread)
         available = availability(self.modalities, metas)
         for m in self.modality_heads:
             losses.update(add_prefix(self._modality_loss(m, feats[m], data_samples, available[m]), f"aux_{m}"))
@@ -221,15 +223,14 @@ class FusionEncoderDecoder(EncoderDecoder):
         losses.update({name: value for name, value in output.diagnostics.items() if value.ndim == 0})
         return losses
 
-    def _unread(self, fused: tuple[Tensor, ...]) -> Tensor:
-        """0 of the levels that no head reads: distributed training waits for the gradient of what made them."""
+    def _unread(self, fused: tuple[Tensor, ...]) -> list[Tensor]:
+        """The levels that no head reads."""
         read: set[int] = set()
         for key, head in self._named_heads().items():
             if not key.startswith("model.modality_heads."):
                 asked = getattr(head, "in_index", range(len(fused)))
                 read |= {i % len(fused) for i in ([asked] if isinstance(asked, int) else asked)}
-        unread = [level for i, level in enumerate(fused) if i not in read]
-        return sum((level.float().nan_to_num(posinf=0.0, neginf=0.0) * 0).sum() for level in unread)
+        return [level for i, level in enumerate(fused) if i not in read]
 
     def _modality_loss(self, m: str, levels: tuple[Tensor, ...], data_samples: list,
                        available_B: Tensor) -> dict[str, Tensor]:
