@@ -47,6 +47,11 @@ def _check_stacking(preprocessor: nn.Module, backbone: nn.Module) -> None:
             )
 
 
+def _nothing_of(levels: Sequence[Tensor]) -> Tensor:
+    """0 in the graph of all, whatever they hold."""
+    return sum((level.float().nan_to_num(posinf=0.0, neginf=0.0) * 0).sum() for level in levels)
+
+
 def _check_test_cfg(test_cfg: Mapping | None) -> None:
     if test_cfg is None:
         raise ValueError("model.test_cfg is missing; set it to dict(mode='whole')")
@@ -210,8 +215,7 @@ class FusionEncoderDecoder(EncoderDecoder):
             losses.update(self._auxiliary_head_forward_train(output.fused, data_samples))
         if unread := self._unread(output.fused):  # distributed training waits for the gradient of what made them
             trained = next(name for name in losses if "loss" in name)
-            losses[trained] = losses[trained] + sum(
-                (level.float().nan_to_num(posinf=0.0, neginf=0.0) * 0).sum() for level in unread)
+            losses[trained] = losses[trained] + _nothing_of(unread)
         available = availability(self.modalities, metas)
         for m in self.modality_heads:
             losses.update(add_prefix(self._modality_loss(m, feats[m], data_samples, available[m]), f"aux_{m}"))
