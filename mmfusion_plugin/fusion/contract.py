@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 __all__ = [
     "FusionOutput",
     "all_there",
+    "as_levels",
     "channel_axis",
     "check_batch",
     "check_in_channels",
@@ -199,6 +200,16 @@ def refuse_recomputation(what: str) -> None:
         raise RuntimeError(
             f"{what} is run again in a backward pass: activation checkpointing round it cannot repeat what it drew and "
             "learnt the first time. Checkpoint the encoders and heads alone; SCFAE has neck.with_cp=True of its own")
+
+
+def as_levels(m: str, x: Tensor | Sequence[Tensor], number: int) -> tuple[Tensor, ...]:
+    """The levels of modality ``m``'s pyramid; a tensor is one. Raises ValueError unless there are ``number``."""
+    levels = (x,) if isinstance(x, Tensor) else tuple(x)
+    if len(levels) != number:
+        raise ValueError(
+            f"the {m!r} encoder gives {len(levels)} levels, neck.in_channels.{m} lists {number}; change it or the "
+            "backbone's out_indices")
+    return levels
 
 
 def check_width(m: str, x: Tensor, C: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .contract import (
     FusionOutput,
+    as_levels,
     check_modalities,
     check_names,
     check_width,
@@ -184,8 +185,8 @@ class UDML(nn.Module):
         self.modalities = check_modalities(modalities)
         if set(in_channels) != set(self.modalities):
             raise ValueError(f"in_channels names {sorted(in_channels)}, modalities names {list(modalities)}")
-        widths = {m: [C] if isinstance(C := in_channels[m], int) else list(C) for m in self.modalities}
-        self.widths = widths
+        widths = self.widths = {
+            m: [C] if isinstance(C := in_channels[m], int) else list(C) for m in self.modalities}
         if getattr(getattr(inner, "modality_dropout", None), "p", 0) > 0:
             raise ValueError(
                 "the inner fusion drops modalities itself, after their weights: give modality_dropout to UDML instead")
@@ -385,12 +386,8 @@ class UDML(nn.Module):
         return FusionOutput(output.fused, losses, diagnostics, {**output.per_sample, **per_sample})
 
     def _pyramid(self, feats: Mapping[str, Tensor | Sequence[Tensor]]) -> dict[str, tuple[Tensor, ...]]:
-        pyramid = {m: (feats[m],) if isinstance(feats[m], Tensor) else tuple(feats[m]) for m in self.modalities}
+        pyramid = {m: as_levels(m, feats[m], len(widths)) for m, widths in self.widths.items()}
         for m, widths in self.widths.items():
-            if len(pyramid[m]) != len(widths):
-                raise ValueError(
-                    f"the {m!r} encoder gives {len(pyramid[m])} levels, neck.in_channels.{m} lists {len(widths)}; "
-                    "change it or the backbone's out_indices")
             for x, C in zip(pyramid[m], widths):
                 check_width(m, x, C)
         return pyramid

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmfusion_plugin.fusion import FUSIONS, FusionBlock, FusionOutput
-from mmfusion_plugin.fusion.contract import check_batch, check_modalities, check_names, positions
+from mmfusion_plugin.fusion.contract import as_levels, check_batch, check_modalities, check_names, positions
 from mmfusion_plugin.fusion.dependency import Dependency
 from mmfusion_plugin.fusion.layers import ChannelLinear
 from mmfusion_plugin.fusion.masking import ModalityDropout
@@ -20,7 +20,7 @@ from mmfusion_plugin.fusion.udml import UDML
 __all__ = ["FusionNeck", "SingleModality", "UDMLNeck"]
 
 Features = Mapping[str, Tensor | Sequence[Tensor]]
-OF_THE_NECK = {"modalities", "in_channels", "out_channels", "align"}
+OF_THE_NECK = {"modalities", "in_channels", "out_channels", "align", "modality_dropout"}
 RESIZE = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 
@@ -72,12 +72,7 @@ class FusionNeck(BaseModule):
             raise ValueError(f"neck.level_options has {len(extra)} entries for {len(levels)} levels")
         whole = sorted(OF_THE_NECK & {key for more in extra for key in more})
         if whole:
-            raise ValueError(f"neck.level_options sets {whole}, which are the neck's own; set neck.{whole[0]}")
-        if any("modality_dropout" in more for more in extra):
-            raise ValueError(
-                "neck.level_options sets modality_dropout; a modality is dropped on all levels at once: "
-                "set neck.modality_dropout"
-            )
+            raise ValueError(f"neck.level_options sets {whole}, which hold for all levels at once; set neck.{whole[0]}")
         known = _options(self.block)
         unknown = sorted({key for given in (options, *extra) for key in given} - known)
         if unknown:
@@ -115,13 +110,7 @@ class FusionNeck(BaseModule):
 
     def _levels_of(self, feats: Features, what: str) -> list[dict[str, Tensor]]:
         check_names(self.modalities, feats, what)
-        tuples = {m: (x,) if isinstance(x, Tensor) else tuple(x) for m, x in feats.items()}
-        for m in self.modalities:
-            if len(tuples[m]) != len(self.levels):
-                raise ValueError(
-                    f"the {m!r} encoder gives {len(tuples[m])} levels, neck.in_channels.{m} lists "
-                    f"{len(self.levels)}; change it or the backbone's out_indices"
-                )
+        tuples = {m: as_levels(m, feats[m], len(self.levels)) for m in self.modalities}
         return [{m: tuples[m][i] for m in self.modalities} for i in range(len(self.levels))]
 
     def _to_one_grid(self, level: dict[str, Tensor]) -> dict[str, Tensor]:

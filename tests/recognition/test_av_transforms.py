@@ -1,9 +1,5 @@
-"""From files to packed samples: windows, frames and sound that belong together, faults, cache, stock transforms."""
+"""Windows, frames and sound that belong together; faults; options."""
 from __future__ import annotations
-
-import pickle
-import wave
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +8,9 @@ import torch
 pytest.importorskip("mmaction")
 pytest.importorskip("av")
 
-from mmaction.registry import TRANSFORMS
-from mmengine.registry import init_default_scope
+from recognition.ramps import FPS, RATE, SOUND, STEP, load
 
 import mmfusion_plugin  # noqa: F401
-from mmfusion_plugin.engine.file_cache import FileCache
 from mmfusion_plugin.recognition.media import (
     DamagedMedia,
     EmptyStream,
@@ -24,50 +18,9 @@ from mmfusion_plugin.recognition.media import (
     NoStream,
     read_frames,
     read_sound,
-    write_clip,
-    write_wav,
 )
 from mmfusion_plugin.recognition.spectrograms import log_spectrogram
-from mmfusion_plugin.recognition.transforms import AudioSpectrogram, LoadClip, PackAudioVisual
-
-RATE, FPS, STEP = 8000, 20, 3
-SOUND = dict(sample_rate=RATE, seconds=1.0)
-
-
-@pytest.fixture(autouse=True)
-def mmaction_scope():
-    init_default_scope("mmaction")
-    np.random.seed(0)
-
-
-def ramp(seconds):
-    """Sound whose value tells its time: -0.5 at 0 s, rising by 0.2 a second."""
-    return (np.arange(round(seconds * RATE)) / RATE * 0.2 - 0.5).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """4 s of frames whose grey level is 3 times their number, and a separate ramp of sound; faulty ones."""
-    root = tmp_path_factory.mktemp("clips")
-    frames = [np.full((48, 64, 3), STEP * i, np.uint8) for i in range(80)]
-    write_clip(root / "clip.mp4", frames, FPS, ramp(4), RATE)
-    write_clip(root / "silent.mp4", frames, FPS)
-    write_clip(root / "one.mp4", frames[20:21], FPS, ramp(2), RATE)
-    write_clip(root / "short_sound.mp4", frames, FPS, ramp(2), RATE)
-    write_clip(root / "short_video.mp4", frames[:20], FPS, ramp(4), RATE)
-    write_wav(root / "ramp.wav", ramp(4), RATE)
-    write_wav(root / "short.wav", ramp(0.3), RATE)
-    with wave.open(str(root / "empty.wav"), "wb") as file:
-        file.setparams((1, 2, RATE, 0, "NONE", ""))
-    content = (root / "clip.mp4").read_bytes()
-    (root / "cut.mp4").write_bytes(content[: len(content) // 2])
-    return root
-
-
-def load(files, visual="clip.mp4", audio="ramp.wav", **options):
-    media = {m: None if name is None else str(files / name) for m, name in (("visual", visual), ("audio", audio))}
-    given = dict(num_frames=4, sound=SOUND) | options
-    return LoadClip(**given)(dict(media=media, label=2, filename="x"))
+from mmfusion_plugin.recognition.transforms import AudioSpectrogram, LoadClip
 
 
 def draws(files, key, count=60, visual="clip.mp4", audio="ramp.wav", **options):
@@ -303,232 +256,10 @@ def test_a_fault_does_not_change_what_is_drawn(files):
     assert inds[0] == inds[1]
 
 
-def test_missing_video_takes_the_size_the_pipeline_gives(files):
-    packed = [
-        pipeline(visual, files)["inputs"]["visual"] for visual in ("clip.mp4", None)
-    ]
-    assert packed[0].shape == packed[1].shape and packed[0].any() and not packed[1].any()
-
-
 def test_missing_video_takes_the_given_size_where_nothing_resizes(files):
     results = load(files, visual=None, missing_size=(48, 64))
     assert results["imgs"][0].shape == (48, 64, 3) and results["img_shape"] == (48, 64)
     assert np.isnan(results["frame_times"]).all()
-
-
-# the cache
-
-def runs(files, cache_mb, **options):
-    loader = LoadClip(**dict(num_frames=3, clip_seconds=0.7, sound=SOUND, cache_mb=cache_mb) | options)
-    np.random.seed(5)
-    names = [("clip.mp4", "clip.mp4"), ("clip.mp4", "ramp.wav"), ("short_sound.mp4", "short_sound.mp4"),
-             ("one.mp4", "short.wav")]
-    results = []
-    for visual, audio in names * 3:
-        media = dict(visual=str(files / visual), audio=str(files / audio))
-        results.append(loader(dict(media=media)))
-    return loader, results
-
-
-@pytest.mark.parametrize("sound", [SOUND, dict(sample_rate=22050, seconds=0.6)], ids=["stored", "resampled"])
-def test_the_cache_never_changes_a_result(files, sound):
-    plain = runs(files, 0, sound=sound)[1]
-    for cache_mb in (1, 64):
-        for a, b in zip(plain, runs(files, cache_mb, sound=sound)[1]):
-            assert a["frame_inds"].tolist() == b["frame_inds"].tolist()
-            assert np.array_equal(np.stack(a["imgs"]), np.stack(b["imgs"]))
-            np.testing.assert_allclose(a["waveform"], b["waveform"], atol=1e-6)
-            assert a["sound_samples"].tolist() == b["sound_samples"].tolist()
-
-
-def test_a_cached_clip_is_not_decoded_again(files, monkeypatch):
-    loader, first = runs(files, 64, test_mode=True)
-
-    def never(*_):
-        raise AssertionError("decoded again")
-
-    for name in ("read_frames", "read_sound", "frame_index", "sound_span", "probe"):
-        monkeypatch.setattr(f"mmfusion_plugin.recognition.transforms.{name}", never)
-    again = loader(dict(media=dict(visual=str(files / "clip.mp4"), audio=str(files / "clip.mp4"))))
-    assert np.array_equal(np.stack(first[0]["imgs"]), np.stack(again["imgs"]))
-
-
-def test_pipelines_share_the_cache_and_notice_a_file_written_again(files, tmp_path, monkeypatch):
-    path = tmp_path / "clip.mp4"
-    path.write_bytes((files / "clip.mp4").read_bytes())
-
-    def frames():
-        loader = LoadClip(num_frames=2, sound=SOUND, cache_mb=63, test_mode=True)
-        return np.stack(loader(dict(media=dict(visual=str(path), audio=str(path))))["imgs"]).astype(int)
-
-    first = frames()
-    with monkeypatch.context() as patch:
-        patch.setattr("mmfusion_plugin.recognition.transforms.read_frames", None)
-        assert np.array_equal(frames(), first)
-    write_clip(path, [np.full((48, 64, 3), 250, np.uint8)] * 80, FPS, ramp(4), RATE)
-    assert np.abs(frames() - 250).max() < 5
-
-
-def test_the_cache_stays_within_its_bytes(files):
-    loader, _ = runs(files, 1)
-    held = sum(size for _, _, size in loader.cache._entries.values())
-    assert 0 < held == loader.cache.size <= 2**20
-
-
-def test_a_full_cache_keeps_what_it_has_and_decodes_nothing_whole_for_the_rest(files, tmp_path, monkeypatch):
-    """Epoch after epoch over more than it holds, one that drops the oldest would decode every clip whole."""
-    clip = (files / "clip.mp4").read_bytes()
-    paths = [tmp_path / f"{i}.mp4" for i in range(4)]
-    for path in paths:
-        path.write_bytes(clip)
-    decoded = []
-
-    def counting(path, at, index=None):
-        decoded.append((Path(path).stem, len(at)))
-        return read_frames(path, at, index)
-
-    monkeypatch.setattr("mmfusion_plugin.recognition.transforms.read_frames", counting)
-    monkeypatch.setattr("mmfusion_plugin.engine.file_cache.print_log", lambda *words: warned.append(words))
-    warned = []
-    # 80 frames are 0.70 MiB: room for two of four
-    loader = LoadClip(num_frames=2, cache_mb=1.6, modalities=("visual",), test_mode=True)
-    for _ in range(3):
-        for path in paths:
-            loader(dict(media=dict(visual=str(path))))
-    assert decoded[:4] == [("0", 80), ("1", 80), ("2", 2), ("3", 2)]
-    assert decoded[4:] == [("2", 2), ("3", 2)] * 2
-    assert len(warned) == 1 and "cache_mb=1.6 has no room" in warned[0][0]
-
-
-def test_another_version_of_a_file_takes_the_place_of_the_first():
-    cache = FileCache(10)
-    cache.put("a", 1, "old", 8)
-    assert cache.get("a", 2) is None and cache.size == 0
-    cache.put("a", 2, "new", 9)
-    assert cache.get("a", 2) == "new" and cache.size == 9
-
-
-def test_a_transform_that_writes_into_frames_leaves_the_cache_alone(files):
-    loader = LoadClip(num_frames=2, sound=SOUND, cache_mb=64, test_mode=True)
-    media = dict(visual=str(files / "clip.mp4"), audio=str(files / "ramp.wav"))
-    first = loader(dict(media=media))
-    kept = np.stack(first["imgs"])
-    for image in first["imgs"]:
-        image[:] = 0
-    first["waveform"][:] = 0
-    again = loader(dict(media=media))
-    assert np.array_equal(np.stack(again["imgs"]), kept) and again["waveform"].any()
-
-
-def test_a_cached_loader_can_be_sent_to_a_worker(files):
-    loader, first = runs(files, 64, test_mode=True)
-    again = pickle.loads(pickle.dumps(loader))(
-        dict(media=dict(visual=str(files / "clip.mp4"), audio=str(files / "clip.mp4"))))
-    assert np.array_equal(np.stack(first[0]["imgs"]), np.stack(again["imgs"]))
-
-
-# spectrograms and packing
-
-def pipeline(visual, files, audio="ramp.wav", crops="CenterCrop", input_format="NCHW", num_clips=1, **options):
-    steps = [
-        dict(type="LoadClip", num_frames=4, clip_seconds=1.0, num_clips=num_clips, sound=SOUND, test_mode=True)
-        | options,
-        dict(type="AudioSpectrogram", n_fft=64, hop=32), dict(type="Resize", scale=(-1, 40)),
-        dict(type=crops, crop_size=40 if crops == "ThreeCrop" else 32),
-        dict(type="FormatShape", input_format=input_format), dict(type="PackAudioVisual")]
-    media = {m: None if name is None else str(files / name) for m, name in (("visual", visual), ("audio", audio))}
-    results = dict(media=media, label=2, filename="x")
-    for step in steps:
-        results = TRANSFORMS.build(step)(results)
-    return results
-
-
-@pytest.mark.parametrize(("options", "shape"), [
-    (dict(), (4, 3, 32, 32)),
-    (dict(num_clips=2), (8, 3, 32, 32)),
-    (dict(input_format="NCTHW"), (1, 3, 4, 32, 32)),
-    (dict(input_format="NCTHW", num_clips=2), (2, 3, 4, 32, 32)),
-    (dict(crops="ThreeCrop"), (12, 3, 40, 40)),
-    (dict(crops="ThreeCrop", input_format="NCTHW", num_clips=2), (6, 3, 4, 40, 40)),
-])
-def test_mmaction2s_own_transforms_follow(files, options, shape):
-    packed = pipeline("clip.mp4", files, **options)
-    assert packed["inputs"]["visual"].shape == shape and packed["inputs"]["visual"].dtype == torch.uint8
-    audio = packed["inputs"]["audio"]
-    assert audio.shape == (options.get("num_clips", 1), 1, 33, 251) and audio.dtype == torch.float32
-
-
-def test_packing_keeps_label_and_metainfo(files):
-    sample = pipeline("clip.mp4", files, audio="silent.mp4", on_fault=dict(audio="missing"))["data_samples"]
-    assert sample.gt_label.tolist() == [2]
-    meta = sample.metainfo
-    assert meta["filename"] == "x" and meta["available"] == {"visual": True, "audio": False}
-    assert meta["num_clips"] == 1 and meta["frame_inds"].tolist() == [32, 37, 42, 47]
-
-
-def test_one_modality_of_a_loaded_pair_can_be_packed(files):
-    results = load(files, test_mode=True)
-    results["imgs"] = np.stack(results["imgs"])
-    packed = PackAudioVisual(modalities=["visual"])(results)
-    assert set(packed["inputs"]) == {"visual"} and packed["data_samples"].metainfo["available"] == {"visual": True}
-
-
-@pytest.mark.parametrize(("keys", "meant"), [
-    (dict(picture="imgs", sound="spectrogram"), dict(picture=True, sound=False)),
-    (dict(visual="imgs", sound="waveform"), dict(visual=True, sound=False)),
-    (dict(picture="imgs"), dict(picture=True)),
-])
-def test_a_modality_of_another_name_is_missing_where_its_file_is(files, keys, meant):
-    results = AudioSpectrogram(n_fft=64, hop=32)(load(files, audio=None, test_mode=True))
-    results["imgs"] = np.stack(results["imgs"])
-    packed = PackAudioVisual(modalities=list(keys), keys=keys)(results)
-    assert packed["data_samples"].metainfo["available"] == meant
-
-
-def test_a_step_of_ones_own_marks_what_is_missing_by_the_packed_name(files):
-    results = load(files, test_mode=True)
-    results.update(imgs=np.stack(results["imgs"]), flow=np.zeros((1, 4), np.float32))
-    results["available"]["flow"] = False
-    pack = PackAudioVisual(modalities=["picture", "flow"], keys=dict(picture="imgs", flow="flow"))
-    assert pack(results)["data_samples"].metainfo["available"] == {"picture": True, "flow": False}
-    del results["available"]
-    assert pack(results)["data_samples"].metainfo["available"] == {"picture": True, "flow": True}
-
-
-def test_packing_only_what_is_missing_is_refused(files):
-    results = AudioSpectrogram(n_fft=64, hop=32)(load(files, audio=None))
-    with pytest.raises(ValueError, match="x has none of .*audio.*PackAudioVisual.modalities"):
-        PackAudioVisual(modalities=["audio"])(results)
-
-
-def test_packing_names_the_transform_that_is_lacking(files):
-    with pytest.raises(ValueError, match="results.*imgs.*FormatShape"):
-        PackAudioVisual()(load(files))
-
-
-def test_spectrograms_are_those_of_each_clip(files):
-    results = AudioSpectrogram(n_fft=64, hop=32)(load(files, clip_seconds=1.0, num_clips=3))
-    assert results["spectrogram"].shape == (3, 1, 33, 251) and results["spectrogram"].dtype == np.float32
-    for n in range(3):
-        expected = log_spectrogram(torch.from_numpy(results["waveform"][n]), 64, 32)
-        np.testing.assert_allclose(results["spectrogram"][n, 0], expected, atol=1e-5)
-
-
-def test_a_preset_checks_the_waveform(files):
-    with pytest.raises(ValueError, match=r"3.0 s at 22050 Hz, the waveform has 1.000 s at 8000 Hz; set LoadClip.sound"):
-        AudioSpectrogram(preset="crema-d-udml")(load(files))
-    results = load(files, sound=dict(sample_rate=22050, seconds=3.0))
-    assert AudioSpectrogram(preset="crema-d-udml")(results)["spectrogram"].shape == (1, 1, 257, 188)
-
-
-def test_the_kinetics_sound_preset_is_centred_at_test_and_random_in_training(files):
-    sound = dict(sample_rate=16000, seconds=5.0)
-    pipe = [LoadClip(num_frames=3, clip_seconds=5.0, sound=sound, test_mode=True),
-            AudioSpectrogram(preset="kinetics-sound-udml")]
-    results = dict(media=dict(visual=str(files / "clip.mp4"), audio=str(files / "clip.mp4")))
-    for step in pipe:
-        results = step(results)
-    assert results["spectrogram"].shape == (1, 1, 129, 626)
 
 
 # real clips
