@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-# The tests are about a processor: they fork, and they compare bits. What a GPU does is asked in test_cuda.py.
+# The tests are about a processor: they fork, and they compare bits. What a GPU does is asked in test_cuda*.py.
 if os.environ.get("MMFUSION_GPU_TESTS") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

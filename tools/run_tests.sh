@@ -11,5 +11,5 @@ lint-imports --no-logo
 python -m pytest -q -n 2 --dist worksteal -m 'not slow' "$@"
 
 if [ "$#" = 0 ] && python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    MMFUSION_GPU_TESTS=1 python -m pytest -q tests/test_cuda.py
+    MMFUSION_GPU_TESTS=1 python -m pytest -q tests/test_cuda.py tests/test_cuda_necks.py
 fi

@@ -14,6 +14,10 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 
+from mmfusion_plugin.fusion.copies import Copies
+
+from .one_group import equal_groups_as_one
+
 __all__ = ["GuardedAmpOptimWrapper", "GuardedOptimWrapper", "NonFiniteError"]
 
 GUARD = "guard"  # in the state dict
@@ -44,17 +48,25 @@ class GuardedOptimWrapper(OptimWrapper):
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
             raise ValueError(f"optim_wrapper.patience must be a positive integer, got {patience!r}")
         super().__init__(*args, **kwargs)
+        # as a configuration's dicts, whose every look-up takes as long as a small kernel
+        self.optimizer.param_groups[:] = [dict(group) for group in self.optimizer.param_groups]
         self.patience = patience
         self.skipped = self.in_a_row = 0
         self._losses: list[Tensor] = []
         self._model: nn.Module | None = None
-        self._buffers: dict[str, Tensor] = {}
+        self._holders: list[dict[str, Tensor | None]] = []  # of the model's buffers
+        self._before: list[tuple[dict[str, Tensor | None], str, Tensor]] = []  # where, by which name, with what value
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        self._model = model
+        if self._model is not model:
+            # walking all modules takes as long as a small fusion
+            self._model, self._holders = model, [part._buffers for part in model.modules() if part._buffers]
         if not self._losses:  # the first of the batches that make this step
-            self._buffers = {name: x.clone() for name, x in model.named_buffers() if x.is_floating_point()}
+            places = [(where, name) for where in self._holders for name, x in where.items()
+                      if x is not None and x.is_floating_point()]
+            values = Copies([where[name].detach() for where, name in places]).made()
+            self._before = [(*place, value) for place, value in zip(places, values)]
         with super().optim_context(model):
             yield
 
@@ -64,7 +76,8 @@ class GuardedOptimWrapper(OptimWrapper):
 
     def step(self, **kwargs) -> None:
         if self._is_finite():
-            super().step(**kwargs)
+            with equal_groups_as_one(self.optimizer):
+                super().step(**kwargs)
 
     def state_dict(self) -> dict:
         return super().state_dict() | {GUARD: dict(skipped=self.skipped, in_a_row=self.in_a_row)}
@@ -112,11 +125,9 @@ class GuardedOptimWrapper(OptimWrapper):
 
     @torch.no_grad()
     def _put_back(self) -> None:
-        if self._model is None:
-            return
-        for name, x in self._model.named_buffers():
-            if name in self._buffers and not torch.isfinite(x).all():
-                x.copy_(self._buffers[name])
+        for where, name, value in self._before:
+            if not torch.isfinite(where[name]).all():
+                where[name].copy_(value)
 
 
 def _all_finite(gradients: list[Tensor]) -> Tensor:
@@ -177,7 +188,8 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper):
         if self._is_finite():
             if self.clip_grad_kwargs:
                 self._clip_grad()
-            self.loss_scaler.step(self.optimizer, **kwargs)
+            with equal_groups_as_one(self.optimizer):
+                self.loss_scaler.step(self.optimizer, **kwargs)
         self.loss_scaler.update(self._fixed_scale)
 
     def state_dict(self) -> dict[str, Any]:

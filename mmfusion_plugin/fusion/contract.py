@@ -64,14 +64,18 @@ class FusionOutput:
         for name in self.diagnostics:
             if "loss" in name:
                 raise ValueError(f"diagnostic {name!r} would be optimised: its name contains 'loss'")
-        self.diagnostics = {name: value.detach() for name, value in self.diagnostics.items()}
-        self.per_sample = {name: value.detach() for name, value in self.per_sample.items()}
+        self.diagnostics = {name: _detached(value) for name, value in self.diagnostics.items()}
+        self.per_sample = {name: _detached(value) for name, value in self.per_sample.items()}
 
     def __getitem__(self, index: object) -> Tensor:
         """Raises TypeError: who takes this for a pyramid is a model of another library."""
         raise TypeError(
             "a fusion neck gives a FusionOutput, whose .fused a head reads; set model.type='FusionEncoderDecoder' "
             "(mmsegmentation's EncoderDecoder knows no fusion) or 'FusionRecognizer'")
+
+
+def _detached(x: Tensor) -> Tensor:
+    return x.detach() if x.requires_grad else x
 
 
 def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:

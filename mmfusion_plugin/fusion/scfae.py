@@ -233,7 +233,9 @@ class SCFAE(FusionBlock):
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
         """What the head reads; by modality what :meth:`_compare` finds, {} where nothing is reconstructed."""
         if self.with_cp and torch.is_grad_enabled():
-            Z, after = checkpoint(self._states, V, available, weights, ends, use_reentrant=False)
+            # nothing is drawn there, and a CUDA graph cannot be asked where its generator stands
+            Z, after = checkpoint(
+                self._states, V, available, weights, ends, use_reentrant=False, preserve_rng_state=False)
         else:
             Z, after = self._states(V, available, weights, ends)
 

@@ -129,11 +129,13 @@ def models(args: argparse.Namespace) -> Iterator[Record]:
             for threads in args.threads:
                 torch.set_num_threads(threads)
                 for which in args.passes:
-                    calls = {row: new_run(ModelCase, which, task, row, batch, args.size[task], args.device, args.amp,
-                                          compiled=args.compiled) for row in rows}
+                    calls = {f"{row}, CUDA graphs" if graphs else row: new_run(
+                        ModelCase, which, task, row, batch, args.size[task], args.device, args.amp,
+                        compiled=args.compiled, graphs=graphs)
+                        for row in rows for graphs in ((False, True) if args.graphs else (False,))}
                     times = timed(calls, args.rounds, args.device, args.seconds)
                     over = ratios(times, rows[0])
-                    for row in rows:
+                    for row in calls:
                         yield told(dict(part="models", task=task, row=row, batch=batch, threads=threads, run=which,
                                         amp=args.amp, compiled=args.compiled, base=rows[0],
                                         peak_bytes=peak(calls[row], args.compiled)), times[row], over[row])
@@ -333,7 +335,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="of rounds for each comparison (default: 2)")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--graphs", action="store_true",
-                        help="blocks on CUDA as graphs, too, over their floor as a graph")
+                        help="on CUDA, too: blocks as graphs, over their floor as a graph; models whose necks replay "
+                        "graphs (cuda_graphs=True)")
     parser.add_argument("--compiled", action="store_true", help="blocks, or models' necks, by torch.compile")
     parser.add_argument("--tf32", action="store_true",
                         help="products and convolutions on CUDA in TF32; without it float32, but models' convolutions "
@@ -345,8 +348,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         raise launch.UsageError("--rounds, --threads and --batch must be at least 1, --modalities 2 to 8")
     if args.compiled and args.part not in ("blocks", "models"):
         raise launch.UsageError("--compiled is of blocks and models")
-    if args.graphs and (args.part != "blocks" or args.device.type != "cuda"):
-        raise launch.UsageError("--graphs is of blocks with --device cuda")
+    if args.graphs and (args.part not in ("blocks", "models") or args.device.type != "cuda"):
+        raise launch.UsageError("--graphs is of blocks and models with --device cuda")
     known = set(BLOCKS) if args.part in ("blocks", "scaling", "precision", "optimiser") else {
         row for task in args.tasks for row in TASKS[task]}
     if unknown := sorted(set(args.rows or ()) - known):

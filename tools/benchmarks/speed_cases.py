@@ -135,17 +135,20 @@ class ModelCase:
         optimiser: replaces the config's own.
         constant: the weights stay as they are, for good: predictions alone.
         compiled: the neck by torch.compile.
+        graphs: the fusion from CUDA graphs, by the neck's ``cuda_graphs``.
     """
 
     def __init__(self, task: str, row: str, batch: int, size: tuple[int, int], device: torch.device,
                  amp: bool = False, optimiser: Mapping | None = None, constant: bool = False,
-                 compiled: bool = False) -> None:
+                 compiled: bool = False, graphs: bool = False) -> None:
         warnings.filterwarnings("ignore", module="mmseg")  # deprecations that concern no one here
         from mmengine.optim import build_optim_wrapper
 
         path, options = TASKS[task][row]
         cfg = Config.fromfile(str(CONFIGS / path))
         cfg.model.neck.update(options)
+        if graphs:
+            cfg.model.neck.get("inner", cfg.model.neck).cuda_graphs = True
         cfg.model.data_preprocessor.pop("train_noise", None)  # the neck's cost is asked for, not the noise's
         if task == "segmentation":
             cfg.model.data_preprocessor.size = tuple(size)
