@@ -8,6 +8,8 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from mmfusion_plugin.fusion.parts import parts_of
+
 __all__ = ["FusionScheduleHook"]
 
 
@@ -55,6 +57,6 @@ class FusionScheduleHook(Hook):
         done, whole = (runner.epoch, runner.max_epochs) if self.by_epoch else (runner.iter, runner.max_iters)
         # an average of buffers lags behind: averaged weights would be tested in an earlier stage
         averages = [hook.ema_model for hook in runner.hooks if hasattr(hook, "ema_model")]
-        for part in (part for model in (runner.model, *averages) for part in model.modules()):
-            if hasattr(part, "set_progress"):
+        for part in parts_of(runner.model, *averages):
+            if hasattr(type(part), "set_progress"):
                 part.set_progress(min(done / whole, 1.0))

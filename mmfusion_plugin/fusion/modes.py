@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .kept import Kept
+from .parts import parts_of
 
 __all__ = ["constant_weights", "evaluating", "fused_only", "in_evaluation_mode"]
 
@@ -22,7 +23,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 @contextmanager
 def in_evaluation_mode(*modules: nn.Module) -> Iterator[None]:
     """No dropout, no draw, and BatchNorm's statistics stay as they are; gradients as outside."""
-    modes = [(part, part.training) for module in modules for part in module.modules()]
+    modes = [(part, part.training) for part in parts_of(*modules)]
     for module in modules:
         module.eval()
     try:
@@ -59,7 +60,7 @@ def constant_weights(*modules: nn.Module) -> Iterator[None]:
 @contextmanager
 def _told(modules: Iterable[nn.Module], name: str, value: Callable[[], object]) -> Iterator[None]:
     """Every part whose class knows attribute ``name`` has a ``value`` of its own within."""
-    parts = [part for module in modules for part in module.modules() if hasattr(type(part), name)]
+    parts = [part for part in parts_of(*modules) if hasattr(type(part), name)]
     before = [getattr(part, name) for part in parts]
     for part in parts:
         setattr(part, name, value())

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from mmfusion_plugin.fusion.parts import parts_of
+
 __all__ = ["check_progress"]
 
 HOOK = "custom_hooks = [dict(type='FusionScheduleHook')]"
@@ -14,8 +16,8 @@ def check_progress(*parts: nn.Module | None) -> None:
     Call it in each training step. A part says through ``awaits_progress`` what it waits for, until its
     ``set_progress`` is called in this process.
     """
-    modules = [module for part in parts if part is not None for module in part.modules()]
-    waiting = [what for module in modules if (what := getattr(module, "awaits_progress", None))]
+    waiting = [what for part in parts_of(*parts)
+               if hasattr(type(part), "awaits_progress") and (what := part.awaits_progress)]
     if waiting:
         raise ValueError(
             f"{'; '.join(waiting)}, but nothing tells the model how far training is; add to the config: {HOOK} "

@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper, PolyLR, build_optim_wrapper
 from torch import nn
 
 from mmfusion_plugin.engine import GuardedAmpOptimWrapper, GuardedOptimWrapper
-from mmfusion_plugin.engine.one_group import equal_groups_as_one
+from mmfusion_plugin.engine.one_group import OneGroup
 
 OPTIMIZERS = {
     "AdamW": dict(type="AdamW"), "fused": dict(type="AdamW", fused=True), "foreach": dict(type="Adam", foreach=True),
@@ -86,7 +86,7 @@ def test_what_is_unknown_keeps_its_groups():
     groups = [dict(params=[p]) for p in parameters]
     for optimizer in (Own(groups), torch.optim.RMSprop(groups)):
         before = optimizer.param_groups
-        with equal_groups_as_one(optimizer):
+        with OneGroup(optimizer)():
             assert optimizer.param_groups is before
 
 
@@ -94,14 +94,14 @@ def test_rates_that_are_tensors_are_told_apart_by_identity():
     rate = torch.tensor(0.1)
     groups = [dict(params=[nn.Parameter(torch.zeros(2))], lr=lr) for lr in (rate, rate, torch.tensor(0.1))]
     optimizer = torch.optim.AdamW(groups, fused=True)
-    with equal_groups_as_one(optimizer):
+    with OneGroup(optimizer)():
         assert [len(group["params"]) for group in optimizer.param_groups] == [2, 1]
     assert len(optimizer.param_groups) == 3
 
 
 def test_an_error_leaves_the_groups_as_they_were():
     optimizer = torch.optim.SGD([dict(params=[nn.Parameter(torch.zeros(2))]) for _ in range(3)], lr=0.1)
-    with pytest.raises(KeyError), equal_groups_as_one(optimizer):
+    with pytest.raises(KeyError), OneGroup(optimizer)():
         assert len(optimizer.param_groups) == 1
         raise KeyError
     assert len(optimizer.param_groups) == 3 and isinstance(OptimWrapper(optimizer), OptimWrapper)
