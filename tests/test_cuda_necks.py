@@ -171,6 +171,7 @@ def test_a_captured_step_holds_what_would_be_recorded():
 
 
 ASKING = """
+import mmfusion_plugin
 import torch
 from models.graph_cases import batch, pair_of
 
