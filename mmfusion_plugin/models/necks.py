@@ -216,11 +216,13 @@ def _numbered(dicts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _register(name: str, block: type[FusionBlock]) -> type[FusionNeck]:
-    neck = type(name, (FusionNeck,), {"block": block, "__doc__": f"Neck of :class:`{block.__name__}` blocks."})
+    neck = type(name, (FusionNeck,), {
+        "block": block, "__module__": __name__, "__doc__": f"Neck of :class:`{block.__name__}` blocks."})
     return MODELS.register_module(name=name, module=neck)
 
 
 NECKS = {name: _register(name, block) for name, block in FUSIONS.items()}
+globals().update(NECKS)  # where pickle looks for them
 
 
 @MODELS.register_module(name="UDML")

@@ -251,7 +251,7 @@ def test_what_no_graph_serves_runs_as_it_is(how, replays):
             loss_of(torch.utils.checkpoint.checkpoint(graphed, feats, use_reentrant=False)).backward()
         elif how == "compile":
             torch.testing.assert_close(
-                torch.compile(graphed, backend="eager")(feats).fused[0], plain(feats).fused[0])
+                torch.compile(graphed, backend="eager", fullgraph=True)(feats).fused[0], plain(feats).fused[0])
         elif how == "anomaly":
             with torch.autograd.detect_anomaly(check_nan=False):
                 step(graphed, feats, None)

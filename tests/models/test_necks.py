@@ -32,6 +32,14 @@ def test_every_block_is_a_neck_of_the_root_registry(name):
     assert isinstance(neck, NECKS[name])
 
 
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+def test_a_neck_can_be_pickled(name, tmp_path):
+    neck, feats = build(type=name, out_channels=[4, 8], cuda_graphs=True).eval(), pyramid()
+    torch.save(neck, tmp_path / "neck.pth")
+    again = torch.load(tmp_path / "neck.pth", weights_only=False)
+    torch.testing.assert_close(again(feats).fused, neck(feats).fused)
+
+
 def test_each_level_is_the_block_and_losses_are_their_mean():
     neck, feats = build(out_channels=[4, 8]), pyramid()
     out = neck(feats)
