@@ -26,6 +26,21 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def full_precision():
+    """On a GPU without TF32, which has three digits and is torch's default for convolutions there, not for products."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
+@pytest.fixture
+def nobody_waits():
+    """From its call on, an error for what waits for the GPU."""
+    torch.cuda.synchronize()
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real recordings beside the repository; they are no part of it."""

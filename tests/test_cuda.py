@@ -19,7 +19,9 @@ from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
 from mmfusion_plugin.fusion.udml import UDML
 from mmfusion_plugin.models.samples import NonFiniteReports
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or hidden: set MMFUSION_GPU_TESTS=1")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or hidden: set MMFUSION_GPU_TESTS=1"),
+    pytest.mark.usefixtures("full_precision")]
 
 WIDTHS = dict(a=12, b=20)
 FORMS = {
@@ -33,20 +35,6 @@ FORMS = {
 UDMLS = {"default": {}, "released": dict(preset="released"), "positions": dict(per_position=True),
          "PE": dict(quality="variance", law="exponential"), "features": dict(novelty=["input", "distance"])}
 MODELS = [*FORMS, *(f"UDML {name}" for name in UDMLS)]
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    """Without TF32, which has three digits and is torch's default for convolutions on a GPU, not for products."""
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-
-
-@pytest.fixture
-def nobody_waits():
-    torch.cuda.synchronize()
-    yield lambda: torch.cuda.set_sync_debug_mode("error")
-    torch.cuda.set_sync_debug_mode("default")
 
 
 def model_of(form: str) -> torch.nn.Module:

@@ -19,21 +19,9 @@ from speed_floor import graphed
 
 from mmfusion_plugin.fusion import cuda_graphs, fused_only
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or hidden: set MMFUSION_GPU_TESTS=1")
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    """Without TF32, which has three digits and is torch's default for convolutions on a GPU, not for products."""
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-
-
-@pytest.fixture
-def nobody_waits():
-    torch.cuda.synchronize()
-    yield lambda: torch.cuda.set_sync_debug_mode("error")
-    torch.cuda.set_sync_debug_mode("default")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or hidden: set MMFUSION_GPU_TESTS=1"),
+    pytest.mark.usefixtures("full_precision")]
 
 
 @pytest.fixture
