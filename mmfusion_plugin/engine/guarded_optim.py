@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmfusion_plugin.fusion.copies import Copies
 from mmfusion_plugin.fusion.parts import parts_of
 
-from .one_group import OneGroup
+from .one_group import KNOWN, OneGroup
 
 __all__ = ["GuardedAmpOptimWrapper", "GuardedOptimWrapper", "NonFiniteError"]
 
@@ -49,8 +49,9 @@ class GuardedOptimWrapper(OptimWrapper):
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
             raise ValueError(f"optim_wrapper.patience must be a positive integer, got {patience!r}")
         super().__init__(*args, **kwargs)
-        # as a configuration's dicts, whose every look-up takes as long as a small kernel
-        self.optimizer.param_groups[:] = [dict(group) for group in self.optimizer.param_groups]
+        if type(self.optimizer) in KNOWN:  # others may share the dicts with an optimiser within
+            # as a configuration's dicts, whose every look-up takes as long as a small kernel
+            self.optimizer.param_groups[:] = [dict(group) for group in self.optimizer.param_groups]
         self._as_one_group = OneGroup(self.optimizer)
         self.patience = patience
         self.skipped = self.in_a_row = 0
@@ -63,7 +64,7 @@ class GuardedOptimWrapper(OptimWrapper):
         self._model = model
         if not self._losses:  # the first of the batches that make this step
             places = [(part._buffers, name) for part in parts_of(model) if part._buffers
-                      for name, x in part._buffers.items() if x is not None and x.is_floating_point()]
+                      for name, x in part._buffers.items() if x is not None and _may_be_statistics(x)]
             values = Copies([where[name].detach() for where, name in places]).made()
             self._before = [(*place, value) for place, value in zip(places, values)]
         with super().optim_context(model):
@@ -75,8 +76,10 @@ class GuardedOptimWrapper(OptimWrapper):
 
     def step(self, **kwargs) -> None:
         if self._is_finite():
+            if self.clip_grad_kwargs:  # outside: in another order the norms add up to another last bit
+                self._clip_grad()
             with self._as_one_group():
-                super().step(**kwargs)
+                self.optimizer.step(**kwargs)
 
     def state_dict(self) -> dict:
         return super().state_dict() | {GUARD: dict(skipped=self.skipped, in_a_row=self.in_a_row)}
@@ -125,8 +128,14 @@ class GuardedOptimWrapper(OptimWrapper):
     @torch.no_grad()
     def _put_back(self) -> None:
         for where, name, value in self._before:
-            if not torch.isfinite(where[name]).all():
-                where[name].copy_(value)
+            # the forward pass may have taken it away, or put another in its place
+            now = where[name] if name in where else None
+            if now is not None and now.shape == value.shape and not torch.isfinite(now).all():
+                now.copy_(value)
+
+
+def _may_be_statistics(x: Tensor) -> bool:
+    return x.is_floating_point() and x.itemsize > 1  # eight bits hold weights, and know no arithmetic
 
 
 def _all_finite(gradients: list[Tensor]) -> Tensor:

@@ -77,6 +77,32 @@ def test_a_bad_gradient_of_a_finite_loss_is_seen_and_its_parameter_named(monkeyp
                     "first 2.bias"]
 
 
+class Odd(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.linear, self.change = nn.Linear(3, 1), change
+        self.register_buffer("mean", torch.zeros(2))
+        self.register_buffer("codes", torch.ones(2).to(torch.float8_e4m3fn))
+
+    def forward(self, x):
+        self.change(self)
+        return self.linear(x) * float("nan")
+
+
+@pytest.mark.parametrize("change", [
+    lambda part: delattr(part, "mean"),
+    lambda part: setattr(part, "mean", None),
+    lambda part: setattr(part, "mean", torch.zeros(3)),
+    lambda part: setattr(part, "mean", torch.full((2,), torch.nan))],
+    ids=["taken away", "none", "of another shape", "another"])
+def test_buffers_that_a_pass_exchanges_do_not_stop_a_skipped_step(change):
+    model = nn.Sequential(torch.jit.script(nn.BatchNorm1d(3)), Odd(change))
+    wrapper = GuardedOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    train_step(model, wrapper, batch() * torch.nan)
+    assert wrapper.skipped == 1
+    assert all(torch.isfinite(x).all() for x in model.buffers() if x.itemsize > 1)
+
+
 def test_a_step_of_several_batches_is_skipped_for_one_of_them():
     model, wrapper = case(accumulative_counts=2)
     wrapper.initialize_count_status(model, 0, 10)

@@ -5,8 +5,10 @@ import copy
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.optim import OptimWrapper, PolyLR, build_optim_wrapper
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mmfusion_plugin.engine import GuardedAmpOptimWrapper, GuardedOptimWrapper
 from mmfusion_plugin.engine.one_group import OneGroup
@@ -47,6 +49,52 @@ def test_weights_are_those_of_the_stock_wrapper(name, kind):
     assert all(torch.equal(x, weights[1][key]) for key, x in weights[0].items())
     assert states[0]["param_groups"] == states[1]["param_groups"] and len(states[0]["param_groups"]) == 10
     assert rates[0] == rates[1] and schedules[0]["base_values"] == schedules[1]["base_values"]
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_clipping_adds_up_norms_in_the_stock_order(kind):
+    found = []
+    for one in (KINDS[0], kind):
+        model, wrapper = case(one, OPTIMIZERS["AdamW"], clip_grad=dict(max_norm=0.05))
+        train(model, wrapper, 20)
+        found.append(model.state_dict())
+    assert all(torch.equal(x, found[1][key]) for key, x in found[0].items())
+
+
+@pytest.mark.parametrize("hook", ["register_step_pre_hook", "register_step_post_hook", "everywhere"])
+def test_hooks_round_a_step_see_the_groups_and_may_write_into_them(hook):
+    def halve(optimizer, args, kwargs):
+        assert len(optimizer.param_groups) == 10
+        for group in optimizer.param_groups:
+            group["lr"] /= 2
+
+    model, wrapper = case(KINDS[1], OPTIMIZERS["AdamW"])
+    register = getattr(wrapper.optimizer, hook, register_optimizer_step_pre_hook)
+    handle = register(halve)
+    try:
+        train(model, wrapper, 2)
+    finally:
+        handle.remove()
+    assert wrapper.optimizer.param_groups[0]["lr"] == 0.0025
+
+
+class Round(torch.optim.Optimizer):
+    """An optimiser round another one, whose groups it shares."""
+
+    def __init__(self, params, **options):
+        self.inner = torch.optim.SGD(params, **options)
+        super().__init__(self.inner.param_groups, self.inner.defaults)
+
+    def step(self, closure=None):
+        return self.inner.step(closure)
+
+
+def test_an_optimiser_within_hears_of_the_schedule():
+    model = nn.Linear(3, 1)
+    optimizer = Round([ConfigDict(params=[p]) for p in model.parameters()], lr=0.1)
+    wrapper = GuardedOptimWrapper(optimizer)
+    train(model, wrapper, 2, PolyLR(wrapper, power=1.0, by_epoch=False, begin=0, end=4))
+    assert [group["lr"] for group in optimizer.inner.param_groups] == pytest.approx([0.1 / 3] * 2)
 
 
 def test_groups_are_as_many_as_differ(monkeypatch):
