@@ -1,53 +1,88 @@
 """Necks that are replayed from CUDA graphs: what is recorded when, and that nobody can tell the difference.
 
-Without a GPU: what a graph would do, its functions do anew, into the same memory. Real ones: tests/test_cuda_necks.py.
+Without a GPU: what a graph would do, the same operators do again, in the same memory. Real ones:
+tests/test_cuda_necks.py.
 """
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 from mmengine.registry import MODELS
 from models.graph_cases import NECKS, WIDTHS, assert_same, batch, loss_of, neck_of, pair_of, present, step, values
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mmfusion_plugin.fusion import cuda_graphs, fused_only
 from mmfusion_plugin.fusion.cuda_graphs import Recording
+from mmfusion_plugin.fusion.layers import ChannelBatchNorm
 
 
-class RunAnew:
-    """CudaGraphs without a GPU: both functions run again at every call and write where they wrote first."""
+class Noted(TorchDispatchMode):
+    """Every operator that makes or writes to a tensor: with what, and what it made."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        given = {x.untyped_storage()._cdata for x in tensors_in((args, kwargs))}
+        out = operator(*args, **kwargs)
+        made = [(i, x.detach()) for i, x in enumerate(tensors_in(out)) if x.untyped_storage()._cdata not in given]
+        if made or operator._schema.is_mutable:
+            self.calls.append((operator, *tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs)), made))
+        return out
+
+
+class Tape:
+    """CudaGraphs without a GPU: the operators that ran run again, on the same memory, and nothing of Python does."""
 
     made = 0
 
     def __init__(self, forward, backward, buffers):
         type(self).made += 1
-        self._run, self._run_backward, self._gradients = forward, backward, torch.is_grad_enabled()
-        self._live = forward()
-        self.learns = [y.requires_grad for y in self._live]
-        self.gradients = backward(self._live)
-        self.outputs = [y.detach().clone() for y in self._live]
-        self._live = None
+        before = [buffer.clone() for buffer in buffers]
+        backward(forward())
+        self._forward, outputs = self._noted(forward)
+        self.learns = [y.requires_grad for y in outputs]
+        self._backward, self.gradients = self._noted(lambda: backward(outputs)) if any(self.learns) else ([], [])
+        for buffer, was in zip(buffers, before):
+            buffer.data.copy_(was)
+        self.outputs = [y.detach() for y in outputs]
+
+    def _noted(self, function):
+        with Noted() as noted:
+            found = function()
+        return noted.calls, found
+
+    def _replay(self, calls):
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            for operator, args, kwargs, made in calls:
+                found = tensors_in(operator(*args, **kwargs))
+                for i, own in made:
+                    own.copy_(found[i])
 
     def forward(self):
-        with torch.inference_mode(False), torch.set_grad_enabled(self._gradients):
-            self._live = self._run()
-        for own, y in zip(self.outputs, self._live):
-            own.copy_(y.detach())
+        self._replay(self._forward)
 
     def backward(self):
-        # what a graph has computed once it overwrites: a second pass without a forward one would find nothing here
-        for own, g in zip(self.gradients, self._run_backward(self._live)):
-            if own is not None:
-                own.copy_(g)
-        self._live = None
+        self._replay(self._backward)
+
+
+def tensors_in(tree) -> list:
+    return [x for x in tree_leaves(tree) if isinstance(x, torch.Tensor)]
 
 
 @pytest.fixture(autouse=True)
 def recorded_here(monkeypatch):
     monkeypatch.setattr(cuda_graphs, "DEVICE", "cpu")
-    monkeypatch.setattr(cuda_graphs, "GRAPHS", RunAnew)
-    monkeypatch.setattr(RunAnew, "made", 0)
+    monkeypatch.setattr(cuda_graphs, "GRAPHS", Tape)
+    monkeypatch.setattr(Tape, "made", 0)
 
 
 @pytest.fixture
@@ -66,7 +101,7 @@ def test_steps_are_those_of_the_plain_neck(name, replays):
         for missing in (None, 1):
             feats, available = batch(seed), present(missing=missing)
             assert_same(step(graphed, feats, available), step(plain, feats, available))
-    assert len(replays) == 6 and RunAnew.made == 2  # the first of each kind runs as it is
+    assert len(replays) == 6 and Tape.made == 2  # the first of each kind runs as it is
 
 
 @pytest.mark.parametrize("name", ["SCFAE", "ConcatFusion"])
@@ -180,8 +215,8 @@ def test_what_changes_between_calls_is_seen(replays):
         for seed in range(2):
             feats = batch(seed)
             assert_same(step(graphed, feats, None), step(plain, feats, None))
-        made = RunAnew.made
-        RunAnew.made = 0
+        made = Tape.made
+        Tape.made = 0
         return made
 
     assert both(lambda neck: None) == 1
@@ -201,6 +236,133 @@ def test_what_changes_between_calls_is_seen(replays):
     feats = {m: [x.detach().double().requires_grad_() for x in levels] for m, levels in batch(0).items()}
     for _ in range(2):
         assert_same(step(graphed, feats, None), step(plain, feats, None))
+
+
+class Normed(torch.nn.Module):
+    def __init__(self, layer, channels):
+        super().__init__()
+        self.layer, self.norm, self.scale = layer, ChannelBatchNorm(channels), 1.0
+
+    def forward(self, x):
+        return self.norm(self.layer(x)) * self.scale
+
+
+def normed_pair() -> tuple[torch.nn.Module, ...]:
+    """In double precision: what goes through a norm of few samples differs by much of float32's rounding."""
+    necks = pair_of()
+    for neck in necks:
+        for block in neck.levels:
+            block.readout = Normed(block.readout, 5)
+        neck.double()
+    return necks
+
+
+def double_batch(seed: int) -> dict[str, list[torch.Tensor]]:
+    return {m: [x.detach().double().requires_grad_() for x in levels] for m, levels in batch(seed).items()}
+
+
+def set_of(neck, part: str, name: str, value) -> None:
+    for block in neck.levels:
+        setattr(block.get_submodule(part), name, value)
+
+
+@pytest.mark.parametrize("change", [
+    lambda neck: set_of(neck, "", "branch", "shared"),
+    lambda neck: set_of(neck, "", "recon_weight", 0.5),
+    lambda neck: set_of(neck, "readout.norm", "training", False),
+    lambda neck: set_of(neck, "readout.norm", "running_mean", torch.ones(5).double()),
+    lambda neck: (set_of(neck, "readout", "scale", 2.0), neck.train(neck.training))],
+    ids=["branch", "weight of a loss", "frozen norm", "buffer", "setting of a layer"])
+def test_settings_modes_and_buffers_that_change_between_calls_are_seen(change):
+    necks = normed_pair()
+    for seed in range(6):
+        if seed == 3:
+            for neck in necks:
+                change(neck)
+        plain, graphed = ({**step(neck, double_batch(seed), None), **dict(neck.named_buffers())} for neck in necks)
+        assert_same(graphed, plain)
+    assert Tape.made == 2
+
+
+def test_activations_computed_again_leave_running_statistics_alone(replays):
+    necks = normed_pair()
+    for seed in range(3):
+        for neck in necks:
+            loss = loss_of(neck(double_batch(seed)))
+            loss.backward(retain_graph=True)
+            loss.backward()
+    plain, graphed = (neck.state_dict() | {f"{name}.grad": p.grad for name, p in neck.named_parameters()}
+                      for neck in necks)
+    assert_same(graphed, plain)
+    assert len(replays) == 2
+
+
+@pytest.mark.parametrize("passes_before", [0, 1])
+def test_weights_written_to_before_the_backward_pass_are_refused_as_torch_does(passes_before):
+    necks = pair_of()
+    for neck in necks:
+        step(neck, batch(0), None)
+        loss = loss_of(neck(batch(1)))
+        for _ in range(passes_before):
+            loss.backward(retain_graph=True)
+        torch.optim.SGD(neck.parameters(), lr=0.1).step()
+        with torch.no_grad():
+            for p in neck.parameters():
+                p.mul_(0.9)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_weights_that_are_no_parameters_are_not_recorded(replays):
+    """As FSDP's views of one flat parameter, made anew for every pass."""
+    plain, graphed = pair_of("ConcatFusion")
+    flat = torch.nn.Parameter(torch.cat([block.project.weight.detach().flatten() for block in plain.levels]))
+    sizes = [block.project.weight.numel() for block in plain.levels]
+    for neck in (plain, graphed):
+        for block in neck.levels:
+            del block.project.weight
+    for seed in range(4):
+        found = []
+        for neck in (plain, graphed):
+            flat.grad = None
+            for block, part in zip(neck.levels, flat.split(sizes)):
+                block.project.weight = part.view(5, -1)
+            found.append({**step(neck, batch(seed), None), "flat": flat.grad})
+        assert_same(found[1], found[0])
+        with torch.no_grad():
+            flat.sub_(0.1 * flat.grad)
+    assert not replays
+
+
+def test_a_neck_and_its_recordings_go_with_the_last_name_of_it(replays):
+    seen = []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(2):  # what torch imports with the first recording keeps frames
+            neck = neck_of(cuda_graphs=True)
+            for seed in range(3):
+                step(neck, batch(seed), None)
+            seen = [weakref.ref(neck), weakref.ref(replays[-1])]
+            replays.clear()
+            del neck
+        assert [of() for of in seen] == [None, None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch 2.9")
+def test_torchs_newer_switches_of_precision():
+    switches = torch.backends.cuda.matmul
+    before = switches.fp32_precision
+    _, graphed = pair_of("ConcatFusion")
+    try:
+        for switches.fp32_precision in ("ieee", "tf32"):
+            for seed in range(2):
+                step(graphed, batch(seed), None)
+    finally:
+        switches.fp32_precision = before
+    assert Tape.made == 2
 
 
 def test_other_parameters_for_one_call():
@@ -225,7 +387,7 @@ def test_every_kind_of_batch_has_a_recording_of_its_own(monkeypatch, replays):
         graphed(batch(0, 4))
         with pytest.warns(UserWarning, match="3 kinds of batches have graphs"):
             graphed(batch(0, 4))
-        assert RunAnew.made == len(replays) == 3
+        assert Tape.made == len(replays) == 3
         graphed(batch(0, 2))
     assert len(replays) == 4
 
@@ -242,9 +404,9 @@ def test_autocast_is_recorded_with_what_it_casts(replays):
     assert len(replays) == 4
 
 
-@pytest.mark.parametrize("how", ["checkpoint", "compile", "anomaly", "transform"])
+@pytest.mark.parametrize("how", ["checkpoint", "compile", "anomaly", "transform", "forward derivatives"])
 def test_what_no_graph_serves_runs_as_it_is(how, replays):
-    plain, graphed = pair_of()
+    plain, graphed = pair_of("SCFAE" if how != "forward derivatives" else "ConcatFusion")
     for seed in range(3):
         feats = batch(seed)
         if how == "checkpoint":
@@ -255,9 +417,26 @@ def test_what_no_graph_serves_runs_as_it_is(how, replays):
         elif how == "anomaly":
             with torch.autograd.detect_anomaly(check_nan=False):
                 step(graphed, feats, None)
+        elif how == "forward derivatives":
+            with forward_ad.dual_level(), torch.no_grad():
+                dual = {m: [forward_ad.make_dual(x.detach(), x.detach()) for x in feats[m]] for m in feats}
+                slopes = [forward_ad.unpack_dual(neck(dual).fused[0]).tangent for neck in (graphed, plain)]
+            torch.testing.assert_close(*slopes)
         else:
             torch.func.grad(lambda a, feats=feats: loss_of(graphed(dict(a=[a, feats["a"][1]], b=feats["b"]))))(
                 feats["a"][0])
+    assert not replays
+
+
+def test_cached_parametrisations_are_not_recorded(replays):
+    found = []
+    for neck in pair_of():
+        for block in neck.levels:
+            torch.nn.utils.parametrizations.weight_norm(block.readout)
+        with torch.nn.utils.parametrize.cached():
+            sum(loss_of(neck(batch(seed))) for seed in range(3)).backward()
+        found.append([p.grad for p in neck.parameters()])
+    torch.testing.assert_close(*found)
     assert not replays
 
 
