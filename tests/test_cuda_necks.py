@@ -17,7 +17,7 @@ from models.graph_cases import NECKS, assert_same, batch, loss_of, pair_of, pres
 from speed_cases import TASKS, ModelCase
 from speed_floor import graphed
 
-from mmfusion_plugin.fusion import cuda_graphs, fused_only
+from mmfusion_plugin.fusion import fused_only, recording
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or hidden: set MMFUSION_GPU_TESTS=1"),
@@ -27,9 +27,9 @@ pytestmark = [
 @pytest.fixture
 def replays(monkeypatch) -> list:
     found = []
-    plain = cuda_graphs.Recording.__call__
+    plain = recording.Recording.__call__
     monkeypatch.setattr(
-        cuda_graphs.Recording, "__call__", lambda self, *given: found.append(self) or plain(self, *given))
+        recording.Recording, "__call__", lambda self, *given: found.append(self) or plain(self, *given))
     return found
 
 

@@ -17,9 +17,9 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from mmfusion_plugin.fusion import cuda_graphs, fused_only
-from mmfusion_plugin.fusion.cuda_graphs import Recording
+from mmfusion_plugin.fusion import cuda_graphs, fused_only, recording
 from mmfusion_plugin.fusion.layers import ChannelBatchNorm
+from mmfusion_plugin.fusion.recording import Recording
 
 
 class Noted(TorchDispatchMode):
@@ -81,7 +81,7 @@ def tensors_in(tree) -> list:
 @pytest.fixture(autouse=True)
 def recorded_here(monkeypatch):
     monkeypatch.setattr(cuda_graphs, "DEVICE", "cpu")
-    monkeypatch.setattr(cuda_graphs, "GRAPHS", Tape)
+    monkeypatch.setattr(recording, "GRAPHS", Tape)
     monkeypatch.setattr(Tape, "made", 0)
 
 
