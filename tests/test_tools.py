@@ -262,6 +262,14 @@ def test_missing_reaches_the_model_inside_tta():
     assert cfg.test_dataloader.dataset.pipeline == [dict(type="P")]
 
 
+@pytest.mark.parametrize(("own", "left"), [(dict(type="Multimodal"), None), (None, dict(type="OfTheBase"))])
+def test_tta_takes_no_preprocessor_of_a_stock_base_for_the_models(own, left):
+    cfg = Config(dict(model=dict(type="M", data_preprocessor=own), data_preprocessor=dict(type="OfTheBase"),
+                      tta_model=dict(type="T"), tta_pipeline=[], test_dataloader=dict(dataset=dict(pipeline=[]))))
+    launch.use_tta(cfg)
+    assert cfg.data_preprocessor == left and cfg.model.module.data_preprocessor == own
+
+
 @pytest.mark.parametrize(("hook", "expected"), [
     (dict(type="SegVisualizationHook"), dict(draw=True, interval=1)),
     (dict(type="SegVisualizationHook", interval=7), dict(draw=True)),

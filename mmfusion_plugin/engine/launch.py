@@ -250,6 +250,8 @@ def use_tta(cfg: Config) -> None:
     if missing:
         raise UsageError(f"--tta needs {' and '.join(missing)} in the config")
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    if cfg.model.get("data_preprocessor") and "data_preprocessor" in cfg:
+        cfg.data_preprocessor = None  # tta_model, handed it by mmengine's Runner, would put it in place of the model's
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
 
