@@ -137,20 +137,21 @@ load = dict(
     clip_seconds=5.0,  # CHANGE. The window that frames and sound come from; None: the whole clip
     sound=dict(sample_rate=16000, seconds=5.0, pad='zero'),  # CHANGE, to the same window
     on_fault=dict())  # dict(audio='missing'): clips without (whole) sound go on without it
+spectrogram = dict(n_fft=256, hop=128)  # samples; preset='kinetics-sound-udml': the same, of 5 s at 16 kHz alone
 train_pipeline = [
     load,
     dict(type='RandomResizedCrop'),
     dict(type='Resize', scale=(224, 224), keep_ratio=False),
     dict(type='Flip', flip_ratio=0.5),
     dict(type='FormatShape', input_format='NCHW'),
-    dict(type='AudioSpectrogram', preset='kinetics-sound-udml'),
+    dict(type='AudioSpectrogram', **spectrogram),
     dict(type='PackAudioVisual', modalities=modalities)]
 test_pipeline = [
     dict(**load, test_mode=True),
     dict(type='Resize', scale=(-1, 256)),
     dict(type='CenterCrop', crop_size=224),
     dict(type='FormatShape', input_format='NCHW'),
-    dict(type='AudioSpectrogram', preset='kinetics-sound-udml'),
+    dict(type='AudioSpectrogram', **spectrogram),
     dict(type='PackAudioVisual', modalities=modalities)]
 dataset = dict(type='AudioVisualDataset', data_root=data_root, metainfo=dict(classes=classes))
 $loaders

@@ -16,6 +16,7 @@ def small(text: str) -> str:
     """What a user changes: the sizes, and how long it trains."""
     for old, new in (("crop_size = (480, 640)", "crop_size = (64, 64)"), ("iterations = 20000", "iterations = 20"),
                      ("max_iters=iterations", "max_iters=2"), ("epochs = 40", "epochs = 2"),
+                     ("clip_seconds=5.0", "clip_seconds=1.0"), ("rate=16000, seconds=5.0", "rate=8000, seconds=1.0"),
                      (r"interval=iterations // 10", "interval=2"), ("batch_size=4", "batch_size=2"),
                      ("batch_size=32", "batch_size=2"), (r"num_workers=[24]", "num_workers=0"),
                      ("persistent_workers=True", "persistent_workers=False"), (r"scale=\(224, 224\)", "scale=(64, 64)"),
