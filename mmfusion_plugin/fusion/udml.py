@@ -143,8 +143,8 @@ class UDML(nn.Module):
         unknown = sorted(set(options) - set(PRESETS[preset]))
         if unknown:
             raise TypeError(
-                f"UDML has no options {unknown} (those of the fusion go into neck.inner); by preset it takes "
-                f"{sorted(PRESETS[preset])}")
+                f"UDML has no options {unknown} (those of the fusion go into neck.inner); it takes "
+                f"{sorted(set(UDML.__init__.__kwdefaults__) | set(PRESETS[preset]))}")
         asked, options = options.get("novelty"), {**PRESETS[preset], **options}
         for key, value, choices in (("quality", quality, QUALITIES), ("form", options["form"], FORMS),
                                     ("noise_unit", options["noise_unit"], UNITS)):

@@ -88,7 +88,8 @@ class FusionNeck(BaseModule):
         known = _options(self.block)
         unknown = sorted({key for given in (options, *extra) for key in given} - known)
         if unknown:
-            raise TypeError(f"a neck of type {type(self).__name__} has no options {unknown}; it takes {sorted(known)}")
+            takes = sorted(known | OF_THE_NECK | {"level_options"})
+            raise TypeError(f"a neck of type {type(self).__name__} has no options {unknown}; it takes {takes}")
         self.modality_dropout = ModalityDropout(self.modalities, modality_dropout)
         self.levels = nn.ModuleList(
             self.block(self.modalities, widths, out_channels=out, **{**options, **more})

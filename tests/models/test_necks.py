@@ -212,6 +212,11 @@ def test_weights_of_a_pyramid_follow_features_that_are_resized():
 def test_options_that_a_neck_does_not_take_are_named():
     with pytest.raises(TypeError, match=r"type SCFAE has no options \['modality_drop'\]; it takes .*'recon_weight'"):
         build(modality_drop=0.3)
+    with pytest.raises(TypeError, match="it takes .*'align', .*'cuda_graphs', .*'level_options'"):
+        build(cuda_graph=True)
+    with pytest.raises(TypeError, match="it takes .*'novelty', .*'per_position', .*'weights_from'"):
+        MODELS.build(dict(type="UDML", modalities=["rgb", "depth"], in_channels=PYRAMID, per_positon=True,
+                          inner=dict(type="SumFusion", out_channels=[4, 8])))
     with pytest.raises(TypeError, match=r"has no options \['widht'\]"):
         build(level_options=[dict(widht=0.5), {}])
     with pytest.raises(TypeError, match=r"no options \['out_channels'\] \(those of the fusion go into neck.inner\)"):
