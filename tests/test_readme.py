@@ -71,6 +71,23 @@ def test_the_recognizer_builds_and_learns():
     assert [step["type"] for step in cfg["train_pipeline"]][0] == "LoadClip"
 
 
+@pytest.mark.parametrize("stock", ["tsn_r50", "tsm_r50", "slowonly_r50"])
+def test_the_recognizer_lies_over_a_stock_one(stock, tmp_path):
+    pytest.importorskip("mmaction")
+    base = Path(find_spec("mmaction").origin).parent / ".mim" / "configs" / "_base_" / "models" / f"{stock}.py"
+    if not base.is_file():
+        pytest.skip("this mmaction2 has no .mim/configs (not a wheel)")
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    block = re.sub(r"\b(data_preprocessor|backbone|cls_head)=dict\(", r"\1=dict(_delete_=True, ",
+                   printed("type='FusionRecognizer'"))
+    (tmp_path / "mine.py").write_text(f"_base_ = {str(base)!r}\n{block}")
+    cfg = Config.fromfile(tmp_path / "mine.py")
+    init_default_scope(cfg.default_scope)
+    assert set(MODELS.build(cfg.model).neck.modalities) == {"visual", "audio"}
+
+
 def test_a_clip_of_ones_own_is_predicted(tmp_path, monkeypatch):
     pytest.importorskip("mmaction")
     import numpy as np
