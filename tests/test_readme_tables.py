@@ -15,7 +15,8 @@ SECTIONS = {
     "### CWFID": (["cwfid_table --normalised"], 50),
     "### Digit clips": (["digit_clips_table"], 100),
     "### UDML: noise on one modality": (
-        ["udml_table digit-clips --ablations", "udml_table cwfid --ablations", "udml_table nyuv2-half --seeds 0"], 330),
+        ["udml_table digit-clips --ablations", "udml_table cwfid --ablations",
+         "udml_table nyuv2-half --ablations --seeds 0 1"], 330),
     "### Six views": (["features_table handwritten6"], 150),
     "### CMU-MOSI": (["features_table cmu-mosi"], 240),
     "### Which fusion to choose": (
