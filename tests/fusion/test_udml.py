@@ -10,6 +10,7 @@ from cases import RANKS, features, present
 
 from mmfusion_plugin.fusion import FUSIONS, FusionOutput
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
+from mmfusion_plugin.fusion.probabilistic import kl_to_noise
 from mmfusion_plugin.fusion.udml import PRESETS, UDML
 
 WIDTHS = dict(a=8, b=12)
@@ -394,6 +395,43 @@ def test_the_task_s_loss_does_not_teach_the_estimator():
     assert all(p.grad is None or not p.grad.any() for p in model.estimate.parameters())
 
 
+def test_the_kl_is_a_mean_over_modalities_and_the_samples_that_have_them():
+    model = udml(kl_weight=0.5, norm="layer")
+    x, level = features(WIDTHS), levels(a=[0.0, 3.0, 0.0, 9.0], b=[2.0, 0.0, 5.0, 0.0])
+    here = present(AB, missing=dict(b=[0, 2]))
+    terms = [kl_to_noise(*model.embed[m][0](x[m]), level[m].clamp(min=1))[here[m]].mean() for m in AB]
+    torch.testing.assert_close(model(x, here, level).losses["fusion.loss_kl"], 0.5 * torch.stack(terms).mean())
+
+
+def test_a_quality_of_variance_is_the_mean_sigma_of_all_levels():
+    widths = dict(a=[4, 8], b=[4, 8])
+    model = udml(FUSIONS["SumFusion"](AB, dict(a=4, b=4)), widths, quality="variance")
+    log_variances = [torch.randn(2, C, 3, 3) for C in widths["a"]]
+    expected = torch.stack([(0.5 * x).exp().mean((1, 2, 3)) for x in log_variances]).mean(0)
+    found = model._quality(dict.fromkeys(AB, log_variances), None, None, None, None)
+    torch.testing.assert_close(found["a"], expected)
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_without_an_embedding_the_estimator_reads_the_features_own_spread(rank):
+    model = udml(embedding=False).eval()
+    x = {m: v.detach() for m, v in features(WIDTHS, rank=rank).items()}
+    rows = (x["a"] if rank in ("vector", "sequence") else x["a"].movedim(1, -1)).reshape(4, -1, 8)
+    over = rows - rows.mean(2 if rank == "vector" else 1, keepdim=True)
+    expected = model.estimate["a"]([over.square().mean(1).log()])
+    torch.testing.assert_close(model(x).per_sample["fusion.noise.a"], expected)
+
+
+def test_a_test_whose_noise_is_known_teaches_nothing():
+    model = udml(reads=["variance", "input"], novelty=["input", "distance"])
+    known = levels(a=[0.0, 3.0, 0.0, 9.0])
+    for _ in range(3):
+        model(features(WIDTHS), None, known, statistics=of_inputs())
+    before = copy.deepcopy(model.eval().state_dict())
+    model(features(WIDTHS), None, known, statistics=of_inputs())
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
 def test_stage_dependency_and_steps_are_saved():
     model = udml()
     model.set_progress(0.7)
@@ -451,7 +489,7 @@ def test_the_oracle_needs_the_levels_and_one_modality_is_not_enough():
 
 def test_each_samples_own_dependency_and_energy_weigh():
     available = dict(a=torch.tensor([True, True, False]), b=torch.ones(3, dtype=torch.bool))
-    alpha = dict(a=torch.tensor([1.0, 4.0, 1.0]), b=torch.tensor([3.0, 1.0, 1.0]))
+    alpha = dict(a=torch.tensor([1.0, 4.0, 1.0], requires_grad=True), b=torch.tensor([3.0, 1.0, 1.0]))
     energies = dict(a=torch.tensor([-3.0, 2.0, 0.0]), b=torch.tensor([-1.0, 1.0, 0.0]))
     neck = udml(Catch(), quality="energy", law="exponential", temperature=2.0, dependency="per_sample",
                 form="multiplicative", embedding=False)
@@ -459,10 +497,12 @@ def test_each_samples_own_dependency_and_energy_weigh():
     x = features(WIDTHS, batch=3)
     neck(x, available, alpha=alpha, energies=energies)
     for i in range(2):
-        odds = {m: math.sqrt(math.exp(-float(energies[m][i])) / float(alpha[m][i])) for m in AB}
+        odds = {m: math.sqrt(math.exp(-float(energies[m][i])) / alpha[m][i].item()) for m in AB}
         for m in AB:
             torch.testing.assert_close(neck.inner.feats[m][i], 2 * odds[m] / sum(odds.values()) * x[m][i])
     torch.testing.assert_close(neck.inner.feats["b"][2], x["b"][2])
+    neck.inner.feats["a"].sum().backward()
+    assert alpha["a"].grad is None, "the task's loss must not teach a prediction to be small"
     with pytest.raises(ValueError, match="dependency='per_sample' needs alpha"):
         neck(x, available, energies=energies)
     with pytest.raises(ValueError, match="quality='energy' needs the energies"):
