@@ -97,6 +97,10 @@ def test_what_training_never_showed_is_novel_and_clean_and_known_noise_are_not(k
     other = input_statistics(faults()[fault])
     novel, cost = known_noise(dict(a=other, b=clean), everyone(200))
     assert roc_area(usual["a"], novel["a"]) > 0.95
+    scale = known_noise.scale["a"]
+    home = scale.mean_NC[0, 0] + 2 * scale.covariance_NCC[0, 0, 0].sqrt()
+    doublings = (known_noise.inputs["a"].distance(other).log2() - home).clamp(min=0)
+    torch.testing.assert_close(cost["a"], (1 + 11 * doublings).clamp(max=44), atol=1e-3, rtol=1e-3)
     assert (worth["a"] == 1).float().mean() > 0.85 and cost["a"].median() > 8 and cost["a"].max() <= 44
     for level in (1.0, 6.0, 11.0):
         x = input_statistics(noisy(scenes(200, seed=1002), torch.full((200,), level), 7))
@@ -109,6 +113,10 @@ def test_before_anything_is_known_nothing_is_novel_and_a_missing_modality_never_
                        (known_noise, {m: ~v for m, v in everyone(200).items()})):
         novelty, worth = part(x, here)
         assert all(not novelty[m].any() and (worth[m] == 1).all() for m in AB)
+    fresh = KnownNoise(AB, NUM_STATISTICS)
+    fresh(x, everyone(200), dict.fromkeys(AB, torch.full((200,), 5.6)))
+    assert fresh.scale["a"].count_N == 0, "no distance is known yet"
+    assert fresh.inputs["a"].count_N.tolist() == [0.0] * 6 + [200.0] + [0.0] * 5
     before = copy.deepcopy(known_noise.state_dict())
     known_noise(x, {m: ~v for m, v in everyone(200).items()}, dict.fromkeys(AB, torch.zeros(200)))
     assert all(torch.equal(value, before[name]) for name, value in known_noise.state_dict().items())
@@ -131,6 +139,8 @@ def test_the_estimate_follows_the_level_at_low_ones_too():
         x = input_statistics(noisy(scenes(100, seed=999), torch.full((100,), float(level)), 5))
         means.append(estimator((), statistics=x).mean().item())
     assert means == sorted(means) and all(abs(a - b) < 1 for a, b in zip(means, (1, 2, 4, 6, 8, 11)))
+    mean = estimator.scale.mean_NC
+    torch.testing.assert_close(estimator((), statistics=mean + 100), estimator((), statistics=mean + 1000))
     with pytest.raises(ValueError, match="reads 29 statistics"):
         estimator(())
     with pytest.raises(ValueError, match="nothing to read"):
@@ -176,6 +186,11 @@ def test_bins_are_normals_of_their_own():
     torch.testing.assert_close(whole.covariance_NCC[1], alone.covariance_NCC[0])
     assert whole.count_N[3] == 0 and whole.distance(x).median() < 1.1
     assert alone.distance(x[bins == 0]).min() > 2 and whole.distance(x[bins == 0]).max() < 2
+    assert alone.distance(torch.zeros(1, 5)) > 2
+    whole.distance(torch.zeros(1, 5))
+    far = torch.full((1, 5), 60.0)
+    whole.update(far, here[:1], torch.tensor([3]))
+    assert whole.distance(far) > 10, "one sample is no spread"
     with pytest.raises(ValueError, match="at least one bin"):
         RunningNormal(5, bins=0)
 
@@ -222,6 +237,15 @@ def test_the_cells_of_a_grid_have_statistics_of_their_own():
     assert same[:, :3].all() and same[:, 3, 1].all() and not same[:, 3, 0].any()
     with pytest.raises(ValueError, match="grid's cells take"):
         input_statistics(torch.randn(2, 3, 8), grid=(2, 2))
+
+
+def test_an_estimate_of_a_cell_reads_the_mean_sigma_of_its_positions():
+    model = UDML(AB, dict(a=[4, 8], b=[4, 8]), Catch(), per_position=True, reads=["variance"], novelty=None)
+    fine, coarse = torch.randn(2, 4, 6, 4), torch.randn(2, 8, 3, 2)
+    found = model._pooled_to(dict.fromkeys(AB, (fine, coarse)), (3, 2))["a"]
+    sigma = (0.5 * fine).exp().reshape(2, 4, 3, 2, 2, 2).mean((3, 5))
+    torch.testing.assert_close((0.5 * found[0]).exp(), sigma.permute(0, 2, 3, 1).reshape(12, 4))
+    torch.testing.assert_close(found[1], coarse.permute(0, 2, 3, 1).reshape(12, 8))
 
 
 def test_a_fault_of_one_part_costs_that_part():

@@ -64,6 +64,27 @@ def test_a_covariance_without_an_inverse_is_not_ready():
     torch.testing.assert_close(normal.distance(x), torch.tensor([3.0]))
 
 
+def test_a_channel_that_never_moved_has_a_thousandth_of_the_others_variance():
+    normal = RunningNormal(2, shrinkage=0.0)
+    x = torch.tensor([[3.0, 5.0], [-3.0, 5.0]])
+    normal.update(x[:1], torch.ones(1, dtype=torch.bool))
+    assert not normal.standardised(x).any(), "one sample is no spread"
+    normal.update(x, torch.ones(2, dtype=torch.bool))
+    least = normal.covariance_NCC[0, 0, 0] / 2 * 1e-3
+    off = normal.mean_NC + torch.tensor([[0.0, 0.1]])
+    torch.testing.assert_close(normal.distance(off), 0.1 / (2 * least).sqrt()[None])
+    torch.testing.assert_close(normal.standardised(off)[:, 1], 0.1 / least.sqrt()[None])
+
+
+def test_values_that_are_not_finite_teach_nothing():
+    normal, sound = RunningNormal(3), RunningNormal(3)
+    x, here = torch.randn(8, 3), torch.ones(8, dtype=torch.bool)
+    sound.update(x[2:], here[2:])
+    x[0, 1], x[1] = torch.nan, torch.inf
+    normal.update(x, here)
+    torch.testing.assert_close(normal.state_dict(), sound.state_dict())
+
+
 def test_it_tells_a_shifted_distribution_that_no_single_channel_shows():
     normal = RunningNormal(16)
     for i in range(100):
@@ -94,6 +115,7 @@ def test_pooled_is_a_mean_over_positions(rank):
     x = features(WIDTHS, rank=rank)["a"]
     rows = x if rank in ("vector", "sequence") else x.movedim(1, -1)
     torch.testing.assert_close(pooled(x), rows.reshape(4, -1, 8).mean(1).detach())
+    assert not pooled(x).requires_grad
 
 
 def trained(number=120, **options):
@@ -136,6 +158,25 @@ def test_before_it_has_seen_anything_it_says_nothing():
     z = novelty(draw(torch.zeros(6), torch.Generator().manual_seed(0)), everyone(6), {})
     assert all(not z[m].any() for m in AB)
     assert all((x == 1).all() for x in novelty.level(dict.fromkeys(AB, torch.full((3,), 50.0))).values())
+    novelty(draw(torch.zeros(6), torch.Generator().manual_seed(0)), everyone(6), {}, dict.fromkeys(AB, torch.zeros(6)))
+    assert not novelty.curve.count_MN.any(), "what says nothing yet has no level"
+
+
+def test_a_novelty_is_worth_the_level_whose_mean_it_is():
+    novelty = Novelty(AB, CHANNELS, span=11.0, margin=2.0)
+    level = novelty.curve.centre_N
+    mean = 2 + level + level.square() / 4
+    novelty.curve.sum_MN.copy_(mean.expand(2, -1))
+    novelty.curve.count_MN.fill_(1.0)
+
+    def worth(z):
+        return novelty.level(dict.fromkeys(AB, z))["a"]
+
+    torch.testing.assert_close(worth(mean), level.clamp(min=1))
+    torch.testing.assert_close(worth((mean[1:] + mean[:-1]) / 2)[1:], (level[2:] + level[1:-1]) / 2)
+    slope = 11 / (mean[-1] - mean[0])  # on beyond the largest level, up to twice the span
+    torch.testing.assert_close(worth(mean[-1:] + 1), 11 + slope[None])
+    assert worth(mean[-1:] + 1e3) == 22
 
 
 def test_missing_modalities_and_batches_without_clean_samples_teach_nothing_wrong():
@@ -255,6 +296,14 @@ def test_scfaes_residual_is_a_signal(rank):
     per_sample = out.per_sample["fusion.recon_distance.a"]
     kept = per_sample[per_sample != 0]  # the others were dropped
     torch.testing.assert_close(kept.mean(), out.diagnostics["fusion.recon_distance.a"], atol=1e-5, rtol=1e-5)
+
+
+def test_asking_for_the_residual_leaves_the_inner_fusion_s_statistics():
+    inner = FUSIONS["SCFAE"](AB, WIDTHS, missing_fill="mean")
+    model = UDML(AB, WIDTHS, inner, reads=["variance"], embedding=False, novelty=["reconstruction"])
+    x = features(WIDTHS)
+    model(x)
+    torch.testing.assert_close(inner.missing_fill.mean_a, 0.1 * x["a"].detach().mean(0), msg="counted once")
 
 
 def test_wrong_options_are_named():
