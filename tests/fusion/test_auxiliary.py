@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import pytest
 import torch
@@ -130,6 +131,25 @@ def test_the_loss_of_one_pair_is_that_of_the_samples_that_have_both():
     kept = [0, 2, 3, 4]
     parts = own.parts({m: x[kept] for m, x in feats.items()})
     torch.testing.assert_close(found, contrastive_loss(parts["a"]["shared"], parts["b"]["shared"]))
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "orthogonality"])
+def test_a_shared_part_counts_where_its_neighbour_is(kind):
+    own, feats = block(kind), features(WIDTHS, 9, dtype=torch.float64)
+    here = present(WIDTHS, 9, dict(a=[0, 1], b=[2, 3], c=[4, 5]))
+    parts, source = own.parts(feats, here), dict(a="b", b="c", c="a")
+
+    def over(loss, x, y, *names):
+        rows = torch.stack([here[m] for m in names]).all(0)
+        return loss(x[rows], y[rows])
+
+    pairs = list(combinations(WIDTHS, 2))
+    if kind == "contrastive":
+        terms = [over(contrastive_loss, parts[m]["shared"], parts[k]["shared"], source[m], source[k]) for m, k in pairs]
+    else:
+        terms = [over(orthogonality_loss, parts[m]["specific"], parts[k]["specific"], m, k) for m, k in pairs]
+        terms += [over(orthogonality_loss, *parts[m].values(), m, source[m]) for m in WIDTHS]
+    torch.testing.assert_close(own(feats, here).losses[f"fusion.loss_{kind}"], torch.stack(terms).mean())
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -145,11 +145,16 @@ def test_the_response_is_the_sum_of_absolute_logits(shape):
 def test_dependency_is_a_running_mean_over_the_samples_that_have_the_modality():
     dependency = Dependency(AB, momentum=0.25)
     here = dict(a=torch.tensor([True, True, True]), b=torch.tensor([True, False, True]))
-    logits = dict(a=torch.full((3, 2), 3.0), b=torch.tensor([[1.0, 1.0], [torch.inf, 9.0], [2.0, 2.0]]))
+    logits = dict(a=torch.tensor([[3.0, 3.0], [torch.nan, 1.0], [3.0, 3.0]]),
+                  b=torch.tensor([[1.0, 1.0], [torch.inf, 9.0], [2.0, 2.0]]))
     dependency.update(logits, here)
     assert [dependency()[m].item() for m in AB] == [6.0, 3.0], "the first batch sets it"
     dependency.update(dict(a=torch.full((3, 2), -1.0), b=logits["b"]), dict(a=here["a"], b=torch.zeros(3) > 1))
     assert [dependency()[m].item() for m in AB] == [6 + 0.25 * (2 - 6), 3.0], "nobody had b"
+    late = Dependency(AB, momentum=0.25)
+    late.update(logits, dict(here, b=torch.zeros(3) > 1))
+    late.update(logits, here)
+    assert late()["b"] == 3, "its first batch"
     again = Dependency(AB)
     again.load_state_dict(dependency.state_dict())
     assert torch.equal(again.alpha_M, dependency.alpha_M)
@@ -249,6 +254,9 @@ def test_the_expected_gain_is_remembered_and_equal_before_anything_is_known():
     s = dict(a=torch.tensor([1.0, 5.0, 9.0]), b=torch.tensor([9.0, 5.0, 9.0]))
     alpha = dict.fromkeys(AB, torch.tensor(1.0))
     assert torch.equal(weights(s, alpha, HERE)["a"], torch.ones(3))
+    weights.update_gain({m: s[m] / 10 for m in AB}, s, dict(HERE, b=~HERE["b"]), classes=10)
+    assert torch.equal(weights(s, alpha, HERE)["a"], torch.ones(3)), "b's own head has told nothing"
+    weights = FusionWeights(AB, "expected_gain")
     told(weights)
     again = FusionWeights(AB, "expected_gain")
     again.load_state_dict(weights.state_dict())
@@ -269,6 +277,7 @@ def test_the_right_class_s_probability_is_a_mean_over_labelled_positions():
     found = correct_probability(logits, labels)
     torch.testing.assert_close(found[:2], torch.tensor(np.array(expected, np.float32)))
     assert found[2].isnan()
+    assert correct_probability(logits[:, :, 0, 0], torch.tensor([255, 4, -1])).isnan().all(), "no class of these four"
     torch.testing.assert_close(correct_probability(logits[:, :, 0, 0], labels[:, 1, 1])[1], p[1, labels[1, 1, 1], 0, 0])
 
 
