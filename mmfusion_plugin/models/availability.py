@@ -108,7 +108,7 @@ def fuse(
     if getattr(neck, "reads_disagreement", False):
         known["disagreements"] = disagreements(neck, feats, available, heads)
     if getattr(neck, "reads_alone", False):
-        known["alpha"] = {m: response(x) for m, x in predictions_alone(neck, feats, levels, heads).items()}
+        known["alpha"] = {m: response(x) for m, x in predictions_alone(neck, feats, heads).items()}
     output = neck(feats, available, **known)
     if not isinstance(output, FusionOutput):
         raise ValueError(

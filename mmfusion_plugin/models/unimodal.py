@@ -37,9 +37,7 @@ class Heads:
     modules: Sequence[nn.Module] = ()
 
 
-def predictions_alone(
-    neck: nn.Module, feats: Mapping[str, Levels], levels: Mapping[str, Tensor] | None, heads: Heads
-) -> dict[str, Tensor]:
+def predictions_alone(neck: nn.Module, feats: Mapping[str, Levels], heads: Heads) -> dict[str, Tensor]:
     """{m: logits} with every modality but m marked unavailable, from the encoders' features as they are.
 
     For samples that lack m, the rows say nothing: mask them.
@@ -50,11 +48,11 @@ def predictions_alone(
             first = feats[m] if isinstance(feats[m], Tensor) else feats[m][0]
             B, device = len(first), first.device
             alone = {k: torch.full((B,), k == m) for k in neck.modalities}
-            # one modality's weight is 1, whatever the quality and the dependency are
+            # one modality's weight is 1, whatever the noise, the quality and the dependency are
             known = {k: torch.ones(B, device=device) for k in neck.modalities}
             grid = neck.grid(feats) or ()
             blank = torch.zeros(B, NUM_STATISTICS, *grid, device=device)
-            told = dict(levels=known if levels is None else levels, alpha=known, energies=known, disagreements=known,
+            told = dict(levels=known, alpha=known, energies=known, disagreements=known,
                         statistics=dict.fromkeys(neck.modalities, blank))
             output: FusionOutput = neck(feats, alone, **told)
             logits[m] = heads.fused(output.fused)
@@ -62,16 +60,12 @@ def predictions_alone(
 
 
 def update_dependency(
-    neck: nn.Module,
-    feats: Mapping[str, Levels],
-    available: Mapping[str, Tensor],
-    levels: Mapping[str, Tensor] | None,
-    heads: Heads,
+    neck: nn.Module, feats: Mapping[str, Levels], available: Mapping[str, Tensor], heads: Heads
 ) -> None:
     """Take this batch into the neck's dependency if it is due. Call once in each training step, on every rank."""
     due = getattr(neck, "dependency_due", None)
     if due is not None and due():
-        neck.dependency.update(predictions_alone(neck, feats, levels, heads), available)
+        neck.dependency.update(predictions_alone(neck, feats, heads), available)
 
 
 def _own_logits(heads: Heads, m: str, feats: Mapping[str, Levels]) -> Tensor:

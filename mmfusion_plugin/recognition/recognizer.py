@@ -270,7 +270,7 @@ class FusionRecognizer(BaseRecognizer):
         output = self._fuse(*known, self._statistics(streams, views, known[0]))
         vectors, more = self._read(output, *known[:2])
         losses = {**self.cls_head.loss(vectors, data_samples, **more), **more["loss_aux"]}
-        update_dependency(self.neck, *known, self._heads)
+        update_dependency(self.neck, *known[:2], self._heads)
         update_gain(self.neck, *known, output, self._heads, _labels(data_samples, len(vectors[FUSED])))
         return losses
 

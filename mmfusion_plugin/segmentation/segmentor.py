@@ -220,7 +220,7 @@ class FusionEncoderDecoder(EncoderDecoder):
         for m in self.modality_heads:
             losses.update(add_prefix(self._modality_loss(m, feats[m], data_samples, available[m]), f"aux_{m}"))
         levels = noise_levels(self.modalities, metas, inputs.device)
-        update_dependency(self.neck, feats, available, levels, self._heads)
+        update_dependency(self.neck, feats, available, self._heads)
         labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).squeeze(1)
         update_gain(self.neck, feats, available, levels, output, self._heads, labels)
         # not summed into the loss (no name holds "loss"), but logged beside it

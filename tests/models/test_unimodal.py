@@ -54,7 +54,7 @@ def test_an_update_changes_the_dependency_and_nothing_else():
     before = {name: value.clone() for name, value in modules.state_dict().items()}
     modes = [part.training for part in modules.modules()]
     state = torch.get_rng_state()
-    update_dependency(neck, feats, everything(), None, heads)
+    update_dependency(neck, feats, everything(), heads)
     changed = {name for name, value in modules.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"0.udml.dependency.alpha_M", "0.udml.dependency.updates_M", "0.udml.step"}
     assert [part.training for part in modules.modules()] == modes
@@ -65,12 +65,12 @@ def test_an_update_changes_the_dependency_and_nothing_else():
 def test_alone_means_that_the_others_are_unavailable():
     neck, heads = parts()
     feats = features()
-    logits = predictions_alone(neck, feats, None, heads)
+    logits = predictions_alone(neck, feats, heads)
     neck.eval(), heads.fused.eval()
     for m, other in (AB, AB[::-1]):
         expected = heads.fused(neck(feats, {m: torch.ones(6).bool(), other: torch.zeros(6).bool()}).fused)
         torch.testing.assert_close(logits[m], expected)
-        junk = predictions_alone(neck, {**feats, other: torch.full((6, WIDTHS[other]), torch.nan)}, None, heads)
+        junk = predictions_alone(neck, {**feats, other: torch.full((6, WIDTHS[other]), torch.nan)}, heads)
         torch.testing.assert_close(junk[m], expected)
 
 
@@ -78,25 +78,25 @@ def test_it_is_due_every_kth_training_step():
     neck, heads = parts()
     seen = []
     for i in range(5):
-        update_dependency(neck, features(seed=i), everything(), None, heads)
+        update_dependency(neck, features(seed=i), everything(), heads)
         seen.append(float(neck.dependency.alpha_M[0]))
     assert [a != b for a, b in zip([1.0, *seen], seen)] == [True, False, True, False, True]
     neck.eval()
-    update_dependency(neck, features(), everything(), None, heads)
+    update_dependency(neck, features(), everything(), heads)
     assert float(neck.dependency.alpha_M[0]) == seen[-1]
 
 
 def test_samples_without_the_modality_do_not_count():
     neck, heads = parts()
     feats = features()
-    logits = predictions_alone(neck, feats, None, heads)
+    logits = predictions_alone(neck, feats, heads)
     available = everything(a=[True, False, True, False, False, False], b=[True] * 6)
     feats["a"][3] = torch.nan
-    update_dependency(neck, feats, available, None, heads)
+    update_dependency(neck, feats, available, heads)
     torch.testing.assert_close(neck.dependency()["a"], response(logits["a"][[0, 2]]).mean())
     torch.testing.assert_close(neck.dependency()["b"], response(logits["b"]).mean())
     known, neck.udml.step = neck.dependency.alpha_M.clone(), torch.zeros((), dtype=torch.int64)
-    update_dependency(neck, features(seed=2), everything(a=[False] * 6), None, heads)
+    update_dependency(neck, features(seed=2), everything(a=[False] * 6), heads)
     assert neck.dependency.alpha_M[0] == known[0] and neck.dependency.alpha_M[1] != known[1]
 
 
@@ -108,7 +108,7 @@ def _worker(rank, folder, feats, available):
     for half in ([slice(0, 4), slice(4, 6)][rank], [slice(0, 1), slice(1, 6)][rank]):  # halves of unequal size
         neck.udml.step.zero_()
         update_dependency(neck, {m: x[half] for m, x in feats.items()}, {m: x[half] for m, x in available.items()},
-                          None, heads)
+                          heads)
     torch.save(neck.dependency.state_dict(), f"{folder}/{rank}.pth")
     torch.distributed.destroy_process_group()
 
@@ -119,7 +119,7 @@ def test_two_processes_give_the_dependency_of_one(tmp_path):
     neck, heads = parts()
     for _ in range(2):
         neck.udml.step.zero_()
-        update_dependency(neck, feats, available, None, heads)
+        update_dependency(neck, feats, available, heads)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
         torch.testing.assert_close(found, dict(neck.dependency.state_dict()))
@@ -193,7 +193,7 @@ def test_disagreement_is_the_jensen_shannon_divergence():
 
 def test_the_copy_of_a_neck_forgets_nothing():
     neck, heads = parts()
-    update_dependency(neck, features(), everything(), None, heads)
+    update_dependency(neck, features(), everything(), heads)
     again, _ = parts()
     again.load_state_dict(copy.deepcopy(neck.state_dict()))
     assert again.dependency() == neck.dependency()
