@@ -59,6 +59,14 @@ def test_pretrained_rgb_weights_are_averaged_for_one_channel(tmp_path, wrapped):
     assert torch.equal(backbone.encoders["depth"].layer1[0].conv1.weight, state["layer1.0.conv1.weight"])
 
 
+def test_a_checkpoint_of_distributed_training_loads_too(tmp_path):
+    state = MODELS.build({**SMALL, "in_channels": 3}).state_dict()
+    init = save(tmp_path / "model.pth", {f"module.backbone.{k}": v for k, v in state.items()})
+    backbone = build(backbones=dict(rgb={**SMALL, "init_cfg": init}, depth=dict(SMALL)))
+    backbone.init_weights()
+    assert torch.equal(backbone.encoders["rgb"].conv1.weight, state["conv1.weight"])
+
+
 def test_a_checkpoint_that_fits_nothing_is_an_error(tmp_path):
     torch.save({"state_dict": {"head.weight": torch.zeros(2)}}, tmp_path / "other.pth")
     init = dict(type="Pretrained", checkpoint=str(tmp_path / "other.pth"))
@@ -212,17 +220,17 @@ def test_mmaction_resnets_load_torchvision_weights_themselves_and_the_first_kern
     assert all(torch.equal(v, source[name]) for name, v in audio.items())
 
 
-@pytest.mark.parametrize("kind", ["mmaction.ResNet3dSlowOnly", "ResNet3dSlowOnly"])
-def test_an_encoder_is_known_by_its_base_classes_too(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "times"), [("mmaction.ResNet3dSlowOnly", 1), ("ResNet3dSlowOnly", 3)])
+def test_an_encoder_is_known_by_its_base_classes_too(tmp_path, kind, times):
     """Its own constructor names neither in_channels nor pretrained2d."""
     source = save_as_torchvision(tmp_path / "r.pth")
-    encoder = dict(type=kind, spatial_strides=(1,), temporal_strides=(1,), inflate=(0,), lateral=False,
+    encoder = dict(type=kind, spatial_strides=(1,), temporal_strides=(1,), inflate=(0,), lateral=False, conv1_kernel=(times, 7, 7),
                    pretrained=str(tmp_path / "r.pth"), **STAGE)
     with DefaultScope.overwrite_default_scope("mmaction"):
         backbone = mmaction_backbone(visual=dict(encoder), audio=dict(encoder))
     backbone.init_weights()
-    kernel = {m: backbone.encoders[m].conv1.conv.weight[:, :, 0] for m in ("visual", "audio")}
-    assert torch.equal(kernel["visual"], source["conv1.conv.weight"])
+    kernel = {m: backbone.encoders[m].conv1.conv.weight.sum(2) for m in ("visual", "audio")}  # a still picture's
+    torch.testing.assert_close(kernel["visual"], source["conv1.conv.weight"])
     torch.testing.assert_close(kernel["audio"], source["conv1.conv.weight"].mean(1, keepdim=True))
 
 

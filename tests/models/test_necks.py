@@ -89,6 +89,17 @@ def test_other_grids_are_brought_to_the_first_ones():
         build(align="none")(small)
 
 
+@pytest.mark.parametrize("rank", ["sequence", "map"])
+def test_a_coarser_grid_is_interpolated_between_the_centres_of_its_cells(rank):
+    step, shape = torch.tensor([0.0, 1.0]), dict(sequence=(1, 4, 4), map=(1, 4, 4, 6))[rank]
+    depth = step[:, None].expand(1, 2, 2) if rank == "sequence" else step[:, None].expand(1, 2, 2, 3)
+    neck = build(type="ConcatFusion", in_channels=dict(rgb=4, depth=2))
+    fused = neck(dict(rgb=torch.zeros(shape), depth=depth)).fused
+    fused = fused[0, :, 4:] if rank == "sequence" else fused[0, 4:].movedim(0, -1)
+    expected = torch.tensor([0.0, 0.25, 0.75, 1.0])
+    torch.testing.assert_close(fused, expected.reshape(4, *[1] * (fused.ndim - 1)).expand_as(fused))
+
+
 def test_level_options_lie_over_the_common_ones():
     neck = build(width=0.5, level_options=[dict(width=dict(rgb=1, depth=1)), {}])
     assert [level.pre["rgb"].swiglu.gate.in_features for level in neck.levels] == [1, 4]

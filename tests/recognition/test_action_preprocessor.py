@@ -185,6 +185,9 @@ def test_noise_at_test_does_not_depend_on_batch_and_order():
             assert torch.equal(parts["inputs"][m], together[m][first:first + 3])
         assert parts["data_samples"][0].noise_level == dict(visual=0.5, audio=7.0)
     assert not torch.equal(together["audio"][0], together["audio"][1])
+    described = dict(type="gaussian", level=7, kind="spectrogram", scale=dict(gaussian=0.2))
+    out = build(train_noise=dict(noise=NOISE, clean_level=0.5), test_noise=dict(audio=described))(gray())
+    assert out["data_samples"][0].noise_level == dict(visual=0.5, audio=7.0)
     other = build(train_noise=dict(noise=NOISE), test_noise=dict(audio=dict(type="gaussian", level=7, seed=1)))
     assert not torch.equal(other(gray())["inputs"]["audio"], together["audio"])
 
