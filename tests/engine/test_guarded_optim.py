@@ -103,6 +103,16 @@ def test_buffers_that_a_pass_exchanges_do_not_stop_a_skipped_step(change):
     assert all(torch.isfinite(x).all() for x in model.buffers() if x.itemsize > 1)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bad_loss_of_finite_gradients_is_seen_and_large_gradients_are_none(kind):
+    model, wrapper = case(kind)
+    before = state(model, wrapper)
+    wrapper.update_params(model[2].bias.sum() + float("inf"))
+    assert same(before, state(model, wrapper)) and wrapper.skipped == 1
+    wrapper.update_params(model[2].weight.sum() * 1e25)  # whose square overflows
+    assert wrapper.skipped == 1 and model[2].weight.abs().min() > 1e23
+
+
 def test_a_step_of_several_batches_is_skipped_for_one_of_them():
     model, wrapper = case(accumulative_counts=2)
     wrapper.initialize_count_status(model, 0, 10)
@@ -166,6 +176,15 @@ def test_an_overflow_of_scaled_gradients_is_a_skipped_step_and_shrinks_the_scale
         loss = plain(batch()).float().square().mean()
     stock.update_params(loss)
     torch.testing.assert_close(model[0].weight, plain[0].weight)
+
+
+def test_a_fixed_scale_stays():
+    model, wrapper = case(GuardedAmpOptimWrapper, loss_scale=8.0)
+    wrapper.loss_scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=1)
+    for factor in (1.0, float("inf")):
+        train_step(model, wrapper, batch(), factor)
+        assert wrapper.loss_scaler.get_scale() == 8
+    assert wrapper.skipped == 1
 
 
 def test_options_that_make_no_sense_are_refused():
