@@ -3,13 +3,18 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.runner import EpochBasedTrainLoop
 
 pytest.importorskip("mmaction")
 pytest.importorskip("mmseg")
 import trust_cases as cases
+
+from mmfusion_plugin.engine.checkpoint import SafeCheckpointHook
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,44 @@ def test_a_killed_and_resumed_run_equals_the_unbroken_one(data, tmp_path, unbrok
 def test_validation_leaves_training_as_it_is(data, tmp_path, unbroken):
     trained(tmp_path, data, val_cfg=None, val_dataloader=None, val_evaluator=None)
     assert list(cases.differences(unbroken[True], cases.final(tmp_path))) == []
+
+
+def test_a_checkpoint_with_a_new_best_score_goes_on_as_if_nothing_had_been_validated():
+    hook, loader = SafeCheckpointHook(), torch.utils.data.DataLoader(range(4))
+    hook._batches = SimpleNamespace(batch_size=1, sampler=None)
+    runner = SimpleNamespace(model=torch.nn.Linear(1, 1), train_loop=SimpleNamespace(dataloader=loader))
+    before = torch.get_rng_state()
+    hook.before_val(runner)
+    torch.rand(3)
+    assert torch.equal(hook._resume_state(runner, dict(epoch=0, iter=0))["random"][0]["torch"], before)
+    hook.after_val(runner)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_first_epoch_after_resuming_counts_its_batches_from_where_it_was():
+    counted = []
+
+    class Loop:
+        def run_iter(self, idx, data_batch):
+            counted.append(idx)
+
+    hook = SafeCheckpointHook()
+    hook._batches, hook._skipped, hook._restore = SimpleNamespace(endless=False), 3, lambda runner: None
+    runner = SimpleNamespace(epoch=1, iter=13, train_loop=Loop())
+    hook.before_train_epoch(runner)
+    for idx in range(2):
+        runner.train_loop.run_iter(idx, None)
+    assert counted == [3, 4] and hook._batches.skip == 3 and hook._began == (1, 10)
+
+
+def test_an_order_drawn_without_a_seed_is_that_of_the_checkpoint():
+    loop = object.__new__(EpochBasedTrainLoop)
+    loop._iter = loop._epoch = 0
+    loop.dataloader = torch.utils.data.DataLoader(range(8), sampler=DefaultSampler(range(8), seed=1))
+    hook = SafeCheckpointHook()
+    hook._resumed = dict(sampler_seed=7, batches_done=0, batches_per_epoch=8)
+    hook._take_over_data(SimpleNamespace(train_loop=loop, seed=0))
+    assert loop.dataloader.batch_sampler.sampler.seed == 7
 
 
 def test_mmengines_own_hook_fails_that_comparison(data, tmp_path):

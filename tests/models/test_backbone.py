@@ -224,8 +224,8 @@ def test_mmaction_resnets_load_torchvision_weights_themselves_and_the_first_kern
 def test_an_encoder_is_known_by_its_base_classes_too(tmp_path, kind, times):
     """Its own constructor names neither in_channels nor pretrained2d."""
     source = save_as_torchvision(tmp_path / "r.pth")
-    encoder = dict(type=kind, spatial_strides=(1,), temporal_strides=(1,), inflate=(0,), lateral=False, conv1_kernel=(times, 7, 7),
-                   pretrained=str(tmp_path / "r.pth"), **STAGE)
+    encoder = dict(type=kind, spatial_strides=(1,), temporal_strides=(1,), inflate=(0,), lateral=False,
+                   conv1_kernel=(times, 7, 7), pretrained=str(tmp_path / "r.pth"), **STAGE)
     with DefaultScope.overwrite_default_scope("mmaction"):
         backbone = mmaction_backbone(visual=dict(encoder), audio=dict(encoder))
     backbone.init_weights()
