@@ -37,6 +37,10 @@ def test_every_sensor_is_normalised_in_its_own_unit():
     torch.testing.assert_close(out[0, 3], torch.full((4, 5), 1.0))
 
 
+def test_copies_to_the_device_wait_for_nothing_where_the_config_says_so():
+    assert build(non_blocking=True)._non_blocking and not build()._non_blocking  # what mmengine's cast_data reads
+
+
 def test_invalid_depth_and_padding_are_zero():
     depth = torch.full((1, 4, 5), 3.0)
     depth[0, 1, 2] = 0

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mmfusion_plugin.engine.file_cache import FileCache
 from mmfusion_plugin.segmentation.sensors import DepthFormatError, Sensor, SensorReadError, read_label
 
 
@@ -70,6 +71,23 @@ def test_a_wrong_unit_is_a_loud_warning_once(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sensor.read(path)
+
+
+def test_a_unit_that_is_changed_counts_from_the_next_file_on(tmp_path):
+    sensor, path = Sensor("depth", "depth"), png(tmp_path / "d.png", np.full((2, 2), 2000, np.uint16))
+    for changed, metres in ((dict(), 2.0), (dict(scale=0.002), 4.0), (dict(offset=0.5), 4.5), (dict(invalid=2000), 0)):
+        vars(sensor).update(changed)
+        assert (sensor.read(path) == np.float32(metres)).all()
+
+
+def test_a_kept_picture_is_that_of_its_reader_and_cannot_be_written_to(tmp_path):
+    path, cache = png(tmp_path / "x.png", np.full((2, 3, 3), 7, np.uint8)), FileCache(1 << 20)
+    for _ in range(2):
+        assert Sensor("rgb", "color").read(path, cache).shape == (2, 3, 3)
+        grey = Sensor("nir", "gray").read(path, cache)
+        assert grey.shape == (2, 3, 1)
+        with pytest.raises(ValueError, match="read-only"):
+            grey[:] = 0
 
 
 def test_a_float_array_is_taken_as_metres():

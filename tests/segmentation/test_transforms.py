@@ -7,6 +7,7 @@ from mmseg.registry import TRANSFORMS
 from segmentation.scene import LOAD, PACK, SENSORS, SIZE, write_frames
 
 from mmfusion_plugin.segmentation.sensors import SensorReadError
+from mmfusion_plugin.segmentation.transforms import LoadSegLabel
 
 
 def sample(root, name="1", **changes):
@@ -269,8 +270,23 @@ def test_colour_jitter_is_the_same_beside_a_16_bit_sensor(frames):
         assert np.array_equal(floats, jitter(image, seed))
 
 
+def test_interpolated_colours_are_rounded(monkeypatch):
+    monkeypatch.setattr(np.random, "randint", lambda *_: 0)  # nothing is jittered
+    stack = np.array([[[99.6, 255.4, -0.3]]], np.float32)
+    assert jitter(stack, 0).tolist() == [[[100, 255, 0]]]
+
+
 def test_a_missing_colour_image_is_not_jittered():
     assert not jitter(np.zeros((4, 4, 3), np.uint8), 0, available=False).any()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_the_first_number_after_the_classes_is_refused(dtype, offset):
+    last = np.array([[3 + offset]], dtype)
+    assert LoadSegLabel._decode(last, offset, 4, "l.png").tolist() == [[3]]
+    with pytest.raises(ValueError, match=rf"l\.png holds {4 + offset};"):
+        LoadSegLabel._decode(last + 1, offset, 4, "l.png")
 
 
 @pytest.mark.parametrize(
