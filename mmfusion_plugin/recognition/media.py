@@ -35,8 +35,10 @@ LOST = 0.05  # part of the declared duration whose absence is a truncation, not 
 JITTER = 0.1  # s by which successive packets of sound may disagree with their stamps
 ROUNDING = 0.005  # s of such a disagreement that moves nothing: Matroska and FLV stamp in whole milliseconds
 PREROLL = 0.5  # s decoded before a window of sound, for decoders and resamplers with memory
+# Without a header: libavformat guesses their duration from the bit rate of their beginning.
+RAW = {"aac", "ac3", "amr"}
 # Stamps of these after a jump are guessed from the bit rate.
-INEXACT_SEEK = {"mp3", "aac", "ac3", "amr"}
+INEXACT_SEEK = {"mp3", *RAW}
 
 
 class MediaError(ValueError):
@@ -411,14 +413,15 @@ def _decode_sound(container, path, stream, start: float, stop: float) -> tuple[n
             return np.concatenate(parts), begin
     end = begin + total / rate
     _check_size(path)
-    declared = _declared(container, stream)
-    if declared is None:
+    guessed = container.format.name in RAW
+    declared = None if guessed else _declared(container, stream)
+    if declared is None and not guessed:
         _check_length(path, "media", max(furthest, end), (container.duration or 0) / MICROSECONDS, JITTER)
     last = float(((stream.start_time or 0) + (stream.duration or 0)) * stream.time_base) - origin
     if declared is not None:
         _check_length(path, "sound", end, last, JITTER)
-    padding = round((end - last) * rate)
-    if stream.duration and 0 < padding < min(JITTER * rate, total):  # what fills the encoder's last packet
+    padding = round((end - last) * rate) if stream.duration and not guessed else 0
+    if 0 < padding < min(JITTER * rate, total):  # what fills the encoder's last packet
         return np.concatenate(parts)[:-padding], begin
     return np.concatenate(parts) if parts else np.zeros(0, np.float32), begin
 

@@ -278,6 +278,15 @@ def test_a_jump_that_lands_within_a_frame_of_sound_damages_nothing(tmp_path, for
         np.testing.assert_allclose(read_sound(path, start, 1.0)[0], whole[first : first + rate], atol=1e-4)
 
 
+def test_a_raw_stream_that_begins_quietly_is_not_truncated(tmp_path):
+    """Its duration is guessed from the bit rate of its beginning: six times too long."""
+    noise = 0.5 * np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
+    path = write_sound(tmp_path / "a.aac", "adts", "aac", np.concatenate([np.zeros(3 * RATE, np.float32), noise]))
+    whole, rate = read_sound(path)
+    assert 6 <= len(whole) / rate < 6.2
+    np.testing.assert_allclose(read_sound(path, 4.0, 1.0)[0], whole[4 * rate : 5 * rate], atol=1e-4)
+
+
 def test_resampling_keeps_frequency_and_length(tmp_path):
     write_wav(tmp_path / "a.wav", tone(2, 44100), 44100)
     sound, rate = read_sound(tmp_path / "a.wav", sample_rate=8000)
