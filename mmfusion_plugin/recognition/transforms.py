@@ -427,7 +427,7 @@ class AudioSpectrogram(BaseTransform):
             x = x.roll(int(np.random.randint(-most, most + 1)), -1)
         if self.rms is not None:
             own = x.square().mean(-1, keepdim=True).sqrt()
-            x = torch.where(own > 0, x * (self.rms / own.clamp(min=1e-12)), x)
+            x = x * (self.rms / own.clamp(min=1e-12))  # 0 stays 0
         if n_mels:
             values = log_mel(x, mel_filters(rate, n_fft, n_mels), n_fft, hop, self.floor)
         else:
