@@ -286,6 +286,23 @@ def test_calibration_error_of_stated_bins():
         counts.update(torch.tensor([2]), torch.tensor([[0.5, 0.5]]))
 
 
+def test_a_confidence_on_the_edge_of_two_bins_counts_in_the_lower_one():
+    counts = Counts(2)
+    counts.update(torch.tensor([0]), torch.tensor([[0.6, 0.4]], dtype=torch.float64))
+    assert counts.bins_3[0].nonzero().tolist() == [[8]]  # from 8/15 to 9/15
+
+
+def test_scores_of_clips_are_probabilities_unless_the_head_averages_logits():
+    pytest.importorskip("mmaction")
+    from mmaction.structures import ActionDataSample
+
+    sample, score = ActionDataSample().set_gt_label(1), torch.tensor([0.25, 0.75])
+    sample.set_field(dict(fused=score), "pred_score")
+    for average, expected in (("prob", score), ("score", score.softmax(0))):
+        label, shares, predicted = labels_and_probabilities(sample, average)
+        assert torch.equal(shares, expected[None]) and label.tolist() == predicted.tolist() == [1]
+
+
 def test_a_head_of_one_logit_is_counted_by_its_probability_and_threshold(tmp_path):
     pytest.importorskip("mmseg")
     from mmengine.registry import init_default_scope

@@ -70,6 +70,23 @@ def test_a_type_that_training_scales_is_told_at_its_level():
     assert described["visual: blur, 1"]["levels"] == dict(visual=1.0)
 
 
+def test_a_type_with_an_offset_is_told_at_the_level_of_its_strength_where_there_is_one():
+    from mmfusion_plugin.models.injection import BatchNoise
+
+    class Preprocessor:
+        modalities = ("a", "b")
+        noise = BatchNoise(modalities, dict(noise=dict(a=dict(
+            kind="vector", levels=(1, 3), scale=dict(gaussian=0.5), offset=dict(gaussian=1.0)))), None)
+
+    sensors = dict.fromkeys(Preprocessor.modalities, Sensor("vector"))
+    asked, described = noise_conditions(Preprocessor(), sensors, dict(a=dict(gaussian=(0.5, 2.0))), together=False)
+    assert [described[f"a: gaussian, {i}"]["levels"]["a"] for i in (1, 2)] == [1, 2]  # no level has 0.5
+    for condition in asked[1:]:
+        Preprocessor.noise.set_test_noise(condition.noise)
+        [fixed] = Preprocessor.noise.test_noise
+        assert fixed.noise["a"].strength(fixed.type, fixed.level) == described[condition.name]["strengths"]["a"]
+
+
 def test_strengths_arrive_as_stated_also_where_less_is_worse():
     from mmfusion_plugin.models.injection import BatchNoise
 

@@ -229,6 +229,9 @@ def test_pruning_and_adapters_are_not_passed_by(monkeypatch):
     assert merges(monkeypatch, block) == 0
     prune.remove(block.readout, "weight")
     assert merges(monkeypatch, block) == 2
+    block.readout.bias = type("Adapted", (torch.nn.Parameter,), {})(block.readout.bias.detach())
+    assert merges(monkeypatch, block) == 0
+    block.readout.bias = torch.nn.Parameter(block.readout.bias.detach())
     torch.nn.utils.parametrizations.weight_norm(block.post["a"].swiglu.down)
     assert merges(monkeypatch, block) == 0
 
