@@ -29,7 +29,7 @@ def test_isotonic_is_pool_adjacent_violators():
 
 
 def test_what_was_never_seen_follows_its_neighbours():
-    value = torch.tensor([[9.0, 1.0, 9.0, 3.0, 9.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
+    value = torch.tensor([[9.0, 1.0, torch.nan, 3.0, 9.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
     weight = torch.tensor([[0.0, 1.0, 0.0, 2.0, 0.0], [0.0] * 5])
     found = isotonic(value, weight)
     assert found[0, 0] == found[0, 1] == 1 and found[0, 3] == found[0, 4] == 3 and 1 <= found[0, 2] <= 3

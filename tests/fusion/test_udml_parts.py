@@ -254,7 +254,7 @@ def test_the_expected_gain_is_remembered_and_equal_before_anything_is_known():
     s = dict(a=torch.tensor([1.0, 5.0, 9.0]), b=torch.tensor([9.0, 5.0, 9.0]))
     alpha = dict.fromkeys(AB, torch.tensor(1.0))
     assert torch.equal(weights(s, alpha, HERE)["a"], torch.ones(3))
-    weights.update_gain({m: s[m] / 10 for m in AB}, s, dict(HERE, b=~HERE["b"]), classes=10)
+    weights.update_gain({m: 1 - s[m] / 20 for m in AB}, s, dict(HERE, b=~HERE["b"]), classes=10)
     assert torch.equal(weights(s, alpha, HERE)["a"], torch.ones(3)), "b's own head has told nothing"
     weights = FusionWeights(AB, "expected_gain")
     told(weights)
