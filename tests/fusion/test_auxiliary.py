@@ -6,6 +6,7 @@ from itertools import combinations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fusion.cases import features, present
 
 from mmfusion_plugin.fusion import SCFAE, SCFAEAuxiliary
@@ -133,7 +134,7 @@ def test_the_loss_of_one_pair_is_that_of_the_samples_that_have_both():
     torch.testing.assert_close(found, contrastive_loss(parts["a"]["shared"], parts["b"]["shared"]))
 
 
-@pytest.mark.parametrize("kind", ["contrastive", "orthogonality"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_shared_part_counts_where_its_neighbour_is(kind):
     own, feats = block(kind), features(WIDTHS, 9, dtype=torch.float64)
     here = present(WIDTHS, 9, dict(a=[0, 1], b=[2, 3], c=[4, 5]))
@@ -146,6 +147,9 @@ def test_a_shared_part_counts_where_its_neighbour_is(kind):
     pairs = list(combinations(WIDTHS, 2))
     if kind == "contrastive":
         terms = [over(contrastive_loss, parts[m]["shared"], parts[k]["shared"], source[m], source[k]) for m, k in pairs]
+    elif kind == "mutual_information":
+        normed = {m: [F.layer_norm(x, x.shape[1:]) for x in (p["shared"], p["specific"])] for m, p in parts.items()}
+        terms = [over(own.bounds[m], *normed[m], m, source[m])[0] for m in WIDTHS]
     else:
         terms = [over(orthogonality_loss, parts[m]["specific"], parts[k]["specific"], m, k) for m, k in pairs]
         terms += [over(orthogonality_loss, *parts[m].values(), m, source[m]) for m in WIDTHS]

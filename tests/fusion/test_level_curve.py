@@ -58,6 +58,7 @@ def test_old_batches_are_forgotten_and_nan_does_not_count():
     means.update(dict.fromkeys(AB, torch.tensor([0.0, 9.0])), level, here)
     means.update(dict.fromkeys(AB, torch.tensor([3.0, torch.nan])), level, here)
     torch.testing.assert_close(means(level)["a"], torch.tensor([3 / 1.5, 9.0]))
+    assert means.count_MN[0].tolist() == [1.5, 0.0, 1.0], "what nothing came for is kept"
 
 
 @pytest.mark.parametrize("options", [dict(span=0.0), dict(span=1.0, bins=1), dict(span=1.0, momentum=0.0)])

@@ -76,6 +76,13 @@ def test_a_channel_that_never_moved_has_a_thousandth_of_the_others_variance():
     torch.testing.assert_close(normal.standardised(off)[:, 1], 0.1 / least.sqrt()[None])
 
 
+def test_old_batches_are_forgotten():
+    normal, here = RunningNormal(1, momentum=0.5), torch.ones(4, dtype=torch.bool)
+    for value in (0.0, 6.0):
+        normal.update(torch.full((4, 1), value), here)
+    assert (normal.count_N.item(), normal.mean_NC.item()) == (6, 4) and normal.covariance_NCC.item() == pytest.approx(8)
+
+
 def test_values_that_are_not_finite_teach_nothing():
     normal, sound = RunningNormal(3), RunningNormal(3)
     x, here = torch.randn(8, 3), torch.ones(8, dtype=torch.bool)
@@ -160,6 +167,13 @@ def test_before_it_has_seen_anything_it_says_nothing():
     assert all((x == 1).all() for x in novelty.level(dict.fromkeys(AB, torch.full((3,), 50.0))).values())
     novelty(draw(torch.zeros(6), torch.Generator().manual_seed(0)), everyone(6), {}, dict.fromkeys(AB, torch.zeros(6)))
     assert not novelty.curve.count_MN.any(), "what says nothing yet has no level"
+
+
+def test_clean_are_samples_of_the_clean_level_or_less():
+    novelty = Novelty(AB, CHANNELS)
+    level = torch.tensor([0.0, 1.0, 1.5, 11.0])
+    novelty(draw(level, torch.Generator().manual_seed(0)), everyone(4), {}, dict.fromkeys(AB, level))
+    assert novelty.features["a"][0].count_N == 2
 
 
 def test_a_novelty_is_worth_the_level_whose_mean_it_is():

@@ -386,6 +386,7 @@ def test_residual_adds_the_input():
 
 def test_mse_is_the_mean_squared_error():
     block, feats = make(recon_metric="mse"), features(UNEQUAL, dtype=torch.float64)
+    feats["a"].data[0] = 0  # has no direction, but an error
     Z = {m: block.post[m](block._recompose(**p)) for m, p in block.parts(feats).items()}
     expected = sum(((feats[m] - block.P_recon[m](Z[m])) ** 2).mean() for m in UNEQUAL)
     torch.testing.assert_close(block(feats).losses["fusion.loss_recon"], expected)
@@ -436,6 +437,8 @@ def test_light_form_runs_narrow_and_reconstructs_the_full_width():
     assert block.P_recon["a"].out_features == 16
     assert block(feats).fused.shape == (4, 5)
     assert make(widths, width=dict(a=3, b=2)).readout(torch.zeros(1, 9)).shape == (1, 9)
+    beside = make(widths, width=0.25, head_reads="post_and_input")
+    assert beside(feats).fused.shape == (4, beside.out_channels) == (4, 4 + 2 + 2 + 2 + 16 + 8)
 
 
 @pytest.mark.parametrize("rank", ["map", "clip"])
@@ -565,6 +568,9 @@ def test_a_reconstruction_from_what_was_received_reads_the_neighbour_alone():
     sent = other({**feats, "b": feats["b"].flip(0)}).per_sample[distance]
     changed = other({**feats, "c": feats["c"].flip(0)}).per_sample[distance]
     assert not torch.allclose(known, sent) and torch.equal(known, changed), "a reconstructs from what b sends"
+    parts = other.parts(feats)["a"]
+    alone = other.P_recon["a"](other.post["a"](torch.cat([torch.zeros_like(parts["specific"]), parts["shared"]], 1)))
+    torch.testing.assert_close(known, 1 - torch.cosine_similarity(feats["a"], alone))
     there = {m: torch.ones(5, dtype=torch.bool) for m in names}
     there["b"] = torch.tensor([True, False, True, True, True])
     assert other(feats, there).per_sample[distance][1] == 0

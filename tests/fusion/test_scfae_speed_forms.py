@@ -13,6 +13,7 @@ from torch.nn.utils import prune
 from mmfusion_plugin.fusion import SCFAE, layers, merging
 from mmfusion_plugin.fusion.contract import channel_axis, where_there
 from mmfusion_plugin.fusion.layers import ChannelLinear
+from mmfusion_plugin.fusion.merging import merge_ends
 from mmfusion_plugin.fusion.modes import fused_only
 
 WIDTHS = dict(a=24, b=16)
@@ -190,6 +191,13 @@ def merges(monkeypatch, block, size=20) -> int:
         out = block({m: torch.randn(1, C, size, size) for m, C in MERGED.items()})
     assert out.fused.shape == (1, block.out_channels, size, size)
     return len(used)
+
+
+def test_merged_linears_count_the_readouts_bias_once():
+    lasts, readout = {m: torch.nn.Linear(4, C) for m, C in dict(a=2, b=3).items()}, torch.nn.Linear(5, 6)
+    x = {m: torch.randn(3, 4) for m in lasts}
+    merged = sum(torch.nn.functional.linear(x[m], *end[:2]) for m, end in merge_ends(lasts, readout, {}).items())
+    torch.testing.assert_close(merged, readout(torch.cat([last(x[m]) for m, last in lasts.items()], 1)))
 
 
 def test_many_positions_pass_the_last_linears_at_once(monkeypatch):

@@ -38,6 +38,10 @@ def test_what_has_no_direction_is_0_and_its_gradient_bounded():
     assert similarity.tolist() == [0, 0]
     of_b, = torch.autograd.grad(similarity.sum(), b)
     torch.testing.assert_close(of_b, a / (3**0.5 * SILENT))
+    a, b = pair((4, 3))
+    faint = (b.detach() * SILENT / 10).requires_grad_()
+    of_faint, = torch.autograd.grad(cosine(a, faint, 1).sum(), faint)
+    torch.testing.assert_close(of_faint, F.normalize(a, dim=1) / SILENT, msg="a clamped norm is a constant")
 
 
 def test_only_asked_for_gradients_are_made():

@@ -368,6 +368,23 @@ def test_before_its_stage_and_without_a_quality_all_weights_are_one():
     assert model.dynamic
 
 
+def test_learned_curves_have_a_gradient_before_their_stage_too():
+    model = udml(law="learned_monotone")
+    model(features(WIDTHS), None, levels()).fused.mean().backward()
+    assert all(p.grad is not None for p in model.weigh.parameters())
+
+
+def test_of_several_novelties_the_largest_counts():
+    def everyone(value):
+        return dict.fromkeys(AB, torch.full((4,), value))
+
+    model = udml(novelty=["input", "distance"]).eval()
+    model.known.forward = lambda *_: (everyone(1.0), everyone(50.0))
+    model.novelty.forward, model.novelty.level = lambda *_: everyone(3.0), lambda _: everyone(2.0)
+    found = model(features(WIDTHS), statistics=of_inputs()).per_sample
+    assert found["fusion.novelty.a"].eq(3).all() and found["fusion.level.a"].eq(50).all()
+
+
 def test_a_missing_modality_leaves_no_trace_even_as_nan():
     model = udml().eval()
     model.set_progress(1.0)
@@ -453,6 +470,21 @@ def test_the_estimator_starts_within_the_span_and_learns_before_the_dynamic_weig
     assert all(p.grad.any() for p in model.estimate.parameters())
     released = udml(preset="released", span=20.0)(features(WIDTHS, batch=64))
     assert all(released.diagnostics[f"fusion.noise.{m}"] < 2 for m in AB), "softplus in levels, as published"
+
+
+@pytest.mark.parametrize(("preset", "target"), [("default", 0.0), ("released", 1.0)])
+def test_a_linear_estimate_learns_0_of_a_clean_sample_and_a_softplus_the_clean_level(preset, target):
+    out = udml(preset=preset)(features(WIDTHS), None, levels())
+    errors = [(out.per_sample[f"fusion.noise.{m}"] - target).square().mean() for m in AB]
+    torch.testing.assert_close(out.losses["fusion.loss_noise"], 0.1 * torch.stack(errors).mean())
+
+
+def test_the_weights_read_no_less_than_a_clean_sample_s_level():
+    model = udml(clean_level=2.0).eval()
+    for part in model.estimate.values():
+        torch.nn.init.constant_(part.mlp[-1].bias, -30.0)
+    found = model(features(WIDTHS)).per_sample
+    assert found["fusion.noise.a"].max() < 0 and found["fusion.level.a"].eq(2).all()
 
 
 def test_without_levels_the_estimator_gets_a_gradient_of_zero():

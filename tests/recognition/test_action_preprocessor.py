@@ -173,6 +173,8 @@ def test_training_noise_has_the_recorded_level_in_physical_units():
             seen.add((m, level > 0))
     assert len(seen) == 4, "both modalities were clean once and noisy once"
     assert "noise_level" not in preprocessor(gray())["data_samples"][0].metainfo
+    told = preprocessor.eval()(gray(), training=True)["data_samples"]
+    assert any(sample.noise_level["visual"] for sample in told), "whatever the mode of the model"
 
 
 def test_noise_at_test_does_not_depend_on_batch_and_order():
