@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
-from torch.utils.data import DataLoader, IterableDataset
+from mmengine.dataset import DefaultSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from mmfusion_plugin.engine.data_order import seeded_loader
+from mmfusion_plugin.engine.data_order import NumberedBatches, seeded_loader
 
 TRAINING = """
 import os
@@ -83,6 +85,15 @@ class Endless(IterableDataset):
 def test_loaders_without_an_order_are_refused(data, options, words):
     with pytest.raises(ValueError, match=words):
         seeded_loader(DataLoader(data, **options), 0, endless=False)
+
+
+def test_samples_are_numbered_over_all_ranks_and_an_endless_order_is_drawn_anew():
+    sampler = DefaultSampler(range(4), shuffle=True, seed=0)
+    batches = NumberedBatches(BatchSampler(sampler, 2, drop_last=False), endless=True)
+    batches.rank, batches.ranks = 1, 2
+    places = [place for batch in islice(batches, 4) for place in batch]
+    assert [place.number for place in places] == [1, 3, 5, 7] * 2
+    assert [place.epoch for place in places] == [0] * 4 + [1] * 4 and sampler.epoch == 1
 
 
 def test_where_memory_is_pinned_is_kept():
