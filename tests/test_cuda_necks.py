@@ -13,7 +13,18 @@ import warnings
 
 import pytest
 import torch
-from models.graph_cases import NECKS, assert_same, batch, loss_of, pair_of, present, step, values
+from models.graph_cases import (
+    NECKS,
+    assert_same,
+    assert_same_gradients,
+    batch,
+    gradients_of_parts,
+    loss_of,
+    pair_of,
+    present,
+    step,
+    values,
+)
 from speed_cases import TASKS, ModelCase
 from speed_floor import graphed
 
@@ -105,17 +116,11 @@ def test_graphs_two_questions_and_sums_of_gradients():
     step(graphed, batch_there(0), None), step(plain, batch_there(0), None)
     found = {}
     for neck in (plain, graphed):
-        neck.zero_grad()
-        out, parameters = neck(batch_there(1)), list(neck.parameters())
-        parts = [sum(x.square().mean() for x in out.fused), sum(out.losses.values())]
-        found[neck] = [torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True) for part in parts]
-        loss_of(out).backward()
+        found[neck] = gradients_of_parts(neck, batch_there(1))
         for seed in (2, 3):
             loss_of(neck(batch_there(seed))).backward()
-        found[neck].append([p.grad for p in parameters])
-    for mine, theirs in zip(found[graphed], found[plain]):
-        for p, a, b in zip(parameters, mine, theirs):
-            torch.testing.assert_close(a, torch.zeros_like(p) if b is None else b, rtol=1e-4, atol=1e-6)
+        found[neck].append([p.grad for p in neck.parameters()])
+    assert_same_gradients(found[graphed], found[plain], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -57,3 +57,21 @@ def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def gradients_of_parts(neck, feats) -> list[list[torch.Tensor | None]]:
+    """By the task's loss and by the fusion's, each asked of the same pass alone, and then added up by ``backward``."""
+    neck.zero_grad()
+    out, parameters = neck(feats), list(neck.parameters())
+    parts = [sum(x.square().mean() for x in out.fused), sum(out.losses.values())]
+    found = [list(torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True)) for part in parts]
+    loss_of(out).backward()
+    return [*found, [p.grad for p in parameters]]
+
+
+def assert_same_gradients(found, expected, **tolerance) -> None:
+    """A graph gives zeros where nothing comes from."""
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected):
+        for a, b in zip(mine, theirs):
+            torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, **tolerance)

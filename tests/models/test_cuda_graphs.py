@@ -12,7 +12,20 @@ import weakref
 import pytest
 import torch
 from mmengine.registry import MODELS
-from models.graph_cases import NECKS, WIDTHS, assert_same, batch, loss_of, neck_of, pair_of, present, step, values
+from models.graph_cases import (
+    NECKS,
+    WIDTHS,
+    assert_same,
+    assert_same_gradients,
+    batch,
+    gradients_of_parts,
+    loss_of,
+    neck_of,
+    pair_of,
+    present,
+    step,
+    values,
+)
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -156,17 +169,7 @@ def test_two_questions_to_one_pass():
     """As GradientAnalysisHook asks: the gradient of each loss by itself."""
     plain, graphed = pair_of()
     step(graphed, batch(0), None)
-    found = {}
-    for neck in (plain, graphed):
-        neck.zero_grad()
-        out, parameters = neck(batch(1)), list(neck.parameters())
-        parts = [sum(x.square().mean() for x in out.fused), sum(out.losses.values())]
-        found[neck] = [torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True) for part in parts]
-        loss_of(out).backward()
-        found[neck].append([p.grad for p in parameters])
-    for mine, theirs in zip(found[graphed], found[plain]):
-        for p, a, b in zip(parameters, mine, theirs):  # a graph gives zeros where nothing comes from
-            torch.testing.assert_close(a, torch.zeros_like(p) if b is None else b)
+    assert_same_gradients(*(gradients_of_parts(neck, batch(1)) for neck in (graphed, plain)))
 
 
 def test_a_pass_that_waits_for_its_backward_pass_is_left_alone(replays):

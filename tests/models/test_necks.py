@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -33,10 +35,9 @@ def test_every_block_is_a_neck_of_the_root_registry(name):
 
 
 @pytest.mark.parametrize("name", sorted(FUSIONS))
-def test_a_neck_can_be_pickled(name, tmp_path):
+def test_a_neck_can_be_pickled(name):
     neck, feats = build(type=name, out_channels=[4, 8], cuda_graphs=True).eval(), pyramid()
-    torch.save(neck, tmp_path / "neck.pth")
-    again = torch.load(tmp_path / "neck.pth", weights_only=False)
+    again = pickle.loads(pickle.dumps(neck))
     torch.testing.assert_close(again(feats).fused, neck(feats).fused)
 
 
