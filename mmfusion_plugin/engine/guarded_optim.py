@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmfusion_plugin.fusion.copies import Copies
 from mmfusion_plugin.fusion.parts import parts_of
 
-from .one_group import KNOWN, OneGroup
+from .one_group import OneGroup
 
 __all__ = ["GuardedAmpOptimWrapper", "GuardedOptimWrapper", "NonFiniteError"]
 
@@ -49,9 +49,6 @@ class GuardedOptimWrapper(OptimWrapper):
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
             raise ValueError(f"optim_wrapper.patience must be a positive integer, got {patience!r}")
         super().__init__(*args, **kwargs)
-        if type(self.optimizer) in KNOWN:  # others may share the dicts with an optimiser within
-            # as a configuration's dicts, whose every look-up takes as long as a small kernel
-            self.optimizer.param_groups[:] = [dict(group) for group in self.optimizer.param_groups]
         self._as_one_group = OneGroup(self.optimizer)
         self.patience = patience
         self.skipped = self.in_a_row = 0

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.optim import optimizer as of_torch
 
-__all__ = ["KNOWN", "OneGroup"]
+__all__ = ["OneGroup"]
 
-# whose step reads its groups and writes nothing into them
+# whose step reads its groups and writes nothing into them; others may share them with an optimiser within
 KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
 
@@ -25,13 +25,16 @@ class OneGroup:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
+        self._serves = type(optimizer) in KNOWN
+        if self._serves:  # mmengine makes configurations of them, whose every look-up takes as long as a small kernel
+            optimizer.param_groups[:] = [dict(group) for group in optimizer.param_groups]
         self._kinds: list[list[int]] = []  # indexes of groups that were equal, for they mostly still are
         self._number = 0
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         groups = self.optimizer.param_groups
-        merged = self._merged(groups) if type(self.optimizer) in KNOWN and not _watched(self.optimizer) else None
+        merged = self._merged(groups) if self._serves and not _watched(self.optimizer) else None
         if merged is None:
             yield
             return

@@ -24,6 +24,7 @@ class Copies:
         """Tensors of their own, detached; None for None."""
         found: list[Tensor | None] = [None] * self._number
         for these, tensors, one in self._groups:
+            # torch has no clone of many tensors; times 1 is the same to the bit
             for i, copy in zip(these, torch._foreach_mul(tensors, one)):
                 found[i] = copy
         return found
