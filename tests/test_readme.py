@@ -1,4 +1,4 @@
-"""What README prints to be copied is run as it stands."""
+"""What README prints to be copied is run as it stands, and its links lead somewhere."""
 from __future__ import annotations
 
 import re
@@ -124,3 +124,23 @@ def test_udml_in_plain_torch():
     fusion = UDML(list(x), dict.fromkeys(x, 8), FUSIONS["SCFAE"](list(x), dict.fromkeys(x, 8)))
     out = fusion(feats, None, None, statistics={m: input_statistics(x[m]) for m in x})
     assert out.fused.isfinite().all()
+
+
+def anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/README.md", "tools/benchmarks/README.md"])
+def test_links_lead_somewhere(page):
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+             if not link.startswith("http")]
+    lost = []
+    for link in links:
+        name, _, part = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        headings = re.findall(r"(?m)^#+ (.+)$", target.read_text(encoding="utf-8")) if part and target.is_file() else []
+        if not target.exists() or part and part not in map(anchor, headings):
+            lost.append(link)
+    assert links
+    assert lost == []

@@ -1,4 +1,4 @@
-"""README's tables of results are what their commands print of the results files, digit for digit."""
+"""The tables of results/README.md and README.md are what their commands print of the results files, digit for digit."""
 from __future__ import annotations
 
 import importlib
@@ -10,20 +10,23 @@ import pytest
 pytest.importorskip("mmaction")
 pytest.importorskip("mmseg")
 
-# heading -> the commands below it, and how many figures of README's tables they print at least
+SMALL = ["cwfid_table --normalised", "digit_clips_table", "features_table handwritten6", "features_table cmu-mosi"]
+# file, heading -> the commands below it, and how many figures of its tables they print at least
 SECTIONS = {
-    "### CWFID": (["cwfid_table --normalised"], 50),
-    "### Digit clips": (["digit_clips_table"], 100),
-    "### UDML: noise on one modality": (
+    ("results/README.md", "## CWFID"): (["cwfid_table --normalised"], 50),
+    ("results/README.md", "## Digit clips"): (["digit_clips_table"], 100),
+    ("results/README.md", "## UDML: noise on one modality"): (
         ["udml_table digit-clips --ablations", "udml_table cwfid --ablations",
          "udml_table nyuv2-half --ablations --seeds 0 1"], 330),
-    "### Six views": (["features_table handwritten6"], 150),
-    "### CMU-MOSI": (["features_table cmu-mosi"], 240),
-    "### Which fusion to choose": (
+    ("results/README.md", "## Six views"): (["features_table handwritten6"], 150),
+    ("results/README.md", "## CMU-MOSI"): (["features_table cmu-mosi"], 240),
+    ("results/README.md", "## Which fusion to choose"): (
         ["preset_ranking", "scfae_search handwritten6", "scfae_search digit-clips --seeds 100 101 102"], 200),
-    "### SCFAE's own tables": (["scfae_tables all handwritten6", "scfae_tables all digit-clips"], 190),
+    ("results/README.md", "## SCFAE's own tables"): (
+        ["scfae_tables all handwritten6", "scfae_tables all digit-clips"], 190),
+    ("README.md", "## Results"): ([*SMALL, "udml_table digit-clips", "udml_table cwfid"], 100),
 }
-# what README calls otherwise, for those who read a table without its command
+# what the pages call otherwise, for those who read a table without its command
 NAMES = {
     "no estimator (dependency alone)": "UDML default, no estimator",
     "no probabilistic embedding, hence no BatchNorm": "UDML default, no embedding",
@@ -31,6 +34,8 @@ NAMES = {
     "no dependency": "UDML default, no dependency",
     "no novelty": "UDML default, no novelty",
     "SCFAE as shipped": "SCFAE",
+    "SCFAE literal, no norm": "SCFAE literal",
+    "SCFAE (CWFID: width 9/32)": "SCFAE",
 }
 
 
@@ -63,11 +68,11 @@ def printed(repository, monkeypatch, capsys, command: str) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("heading", SECTIONS)
-def test_tables(heading, repository, monkeypatch, capsys):
-    readme = (repository / "README.md").read_text(encoding="utf-8")
-    section, = (part for part in re.split(r"(?m)^(?=##+ )", readme) if part.startswith(heading))
-    commands, least = SECTIONS[heading]
+@pytest.mark.parametrize(("page", "heading"), SECTIONS)
+def test_tables(page, heading, repository, monkeypatch, capsys):
+    text = (repository / page).read_text(encoding="utf-8")
+    section, = (part for part in re.split(r"(?m)^(?=##+ )", text) if part.startswith(heading))
+    commands, least = SECTIONS[page, heading]
     found = defaultdict(set)
     for command in commands:
         for name, cells in rows_of(printed(repository, monkeypatch, capsys, command)).items():
@@ -90,3 +95,20 @@ def test_configs_expect_what_their_rows_hold(task, files, repository, monkeypatc
         figures = re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", line)
         assert len(figures) == 3
         assert [figure for figure in figures if not any(cell.startswith(figure) for cell in rows[row])] == [], word
+
+
+def test_bold_figures_are_within_a_deviation_of_the_best_shown(repository):
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    section, = (part for part in re.split(r"(?m)^(?=##+ )", text) if part.startswith("## Results"))
+    tables = [table for table in re.findall(r"(?m)(?:^\|.*\n)+", section) if " ± " in table]
+    assert len(tables) == 2
+    for table in tables:
+        header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+        for name, *column in zip(header, *rows, strict=True):
+            figures = [re.fullmatch(r"(\**)([\d.]+) ± ([\d.]+)\**", cell) for cell in column]
+            shown = [(bool(found[1]), float(found[2]), float(found[3])) for found in figures if found]
+            if not shown:
+                continue
+            _, best, spread = max(shown, key=lambda figure: figure[1])
+            assert [bold for bold, *_ in shown] == [
+                round(best - mean, 1) <= max(spread, sd) for _, mean, sd in shown], name

@@ -2,7 +2,7 @@
 
 Run: python tools/train.py configs/recognition/audio_small_digit-clips.py
 Whole table: python tools/benchmarks/digit_clips_table.py --data-root data/digit_clips --render
-Expect: the table in README.md.
+Expect: the table in results/README.md.
 """
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/digit_clips.py', '../_base_/schedules/digit_clips.py']

@@ -1,7 +1,7 @@
 """Plain concatenation, two ResNet-18 from scratch, CREMA-D, the recipe of UDML's scripts.
 
 Run: python tools/train.py configs/recognition/concat_r18_crema-d.py
-Expect: not measured here (no copy of the data at hand); published figures are in README.md.
+Expect: not measured here (no copy of the data at hand); published figures are in results/README.md.
 """
 _base_ = [
     '../_base_/recognition_runtime_resumable.py', '../_base_/data/crema_d.py', '../_base_/models/av_r18.py',

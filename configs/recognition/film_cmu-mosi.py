@@ -2,7 +2,7 @@
 
 Run: python tools/train.py configs/recognition/film_cmu-mosi.py
 Whole table: python tools/benchmarks/features_table.py cmu-mosi --data-root data/cmu_mosi --render
-Expect: the table in README.md.
+Expect: the table in results/README.md.
 """
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/cmu_mosi.py', '../_base_/models/cmu_mosi.py',

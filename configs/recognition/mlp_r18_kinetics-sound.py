@@ -1,7 +1,7 @@
 """MLP with LayerNorm and modality dropout (the strongest plain baseline), two ResNet-18, Kinetics-Sound, UDML's recipe.
 
 Run: python tools/train.py configs/recognition/mlp_r18_kinetics-sound.py
-Expect: not measured here (no copy of the data at hand); published figures are in README.md.
+Expect: not measured here (no copy of the data at hand); published figures are in results/README.md.
 """
 _base_ = [
     '../_base_/recognition_runtime_resumable.py', '../_base_/data/kinetics_sound.py', '../_base_/models/av_r18.py',

@@ -4,7 +4,7 @@ The other encoders run idle: nothing reads them but probes, which train nothing.
 model.neck.modality=audio model.neck.in_channels=32
 Run: python tools/train.py configs/recognition/single_cmu-mosi.py
 Whole table: python tools/benchmarks/scfae_tables.py 6 cmu-mosi --data-root data/cmu_mosi --render
-Expect: the table in README.md.
+Expect: the table in results/README.md.
 """
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/cmu_mosi.py', '../_base_/models/cmu_mosi.py',

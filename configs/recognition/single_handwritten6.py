@@ -4,7 +4,7 @@ The other encoders run idle: nothing reads them but probes, which train nothing.
 model.neck.modality=fou model.neck.in_channels=48
 Run: python tools/train.py configs/recognition/single_handwritten6.py
 Whole table: python tools/benchmarks/scfae_tables.py 6 handwritten6 --data-root data/handwritten6 --render
-Expect: the table in README.md.
+Expect: the table in results/README.md.
 """
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/handwritten6.py', '../_base_/models/handwritten6.py',

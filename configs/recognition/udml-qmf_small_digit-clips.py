@@ -3,7 +3,7 @@
 Weights exp(-E), E = -logsumexp of a modality's own scores; without QMF's ranking loss.
 Flatter weights: --cfg-options model.neck.temperature=10
 Run: python tools/train.py configs/recognition/udml-qmf_small_digit-clips.py
-Expect: 74.7 ± 3.6 % clean, 48.2 / 40.4 with half of the picture / the sound hidden (three seeds; README.md).
+Expect: 74.7 ± 3.6 % clean, 48.2 / 40.4 with half of the picture / the sound hidden (three seeds; results/README.md).
 """
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/digit_clips.py',

@@ -2,7 +2,7 @@
 
 udml-default with SCFAE inside.
 Run: python tools/train.py configs/recognition/udml-scfae_small_digit-clips.py
-Expect: 82.0 ± 2.5 % clean, 61.7 / 56.0 with half of the picture / the sound hidden (three seeds; README.md).
+Expect: 82.0 ± 2.5 % clean, 61.7 / 56.0 with half of the picture / the sound hidden (three seeds; results/README.md).
 """
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/digit_clips.py',

@@ -2,7 +2,7 @@
 
 What stays of the noise in training and the auxiliary losses when nothing is weighted.
 Run: python tools/train.py configs/recognition/udml-static_small_digit-clips.py
-Expect: 75.8 ± 3.3 % clean, 46.5 / 41.8 with half of the picture / the sound hidden (three seeds; README.md).
+Expect: 75.8 ± 3.3 % clean, 46.5 / 41.8 with half of the picture / the sound hidden (three seeds; results/README.md).
 """
 _base_ = [
     '../_base_/recognition_runtime.py', '../_base_/data/digit_clips.py',

@@ -4,7 +4,7 @@ Run: python tools/train.py configs/segmentation/mlp_r18-segformer_cwfid.py
 The row with modality dropout: --cfg-options model.neck.modality_dropout=0.3
 Whole table: python tools/benchmarks/cwfid_table.py --data-root data/cwfid --out results/cwfid.jsonl --render
 Cost: see s per run in the table (about three minutes on one core).
-Expect: the table in README.md.
+Expect: the table in results/README.md.
 """
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/rednir_r18_segformer.py',

@@ -3,7 +3,7 @@
 Run: python tools/train.py configs/segmentation/red_r18-segformer_cwfid.py
 Whole table: python tools/benchmarks/cwfid_table.py --data-root data/cwfid --out results/cwfid.jsonl --render
 Cost: see s per run in the table (about two minutes on one core).
-Expect: the table in README.md.
+Expect: the table in results/README.md.
 """
 _base_ = './concat_r18-segformer_cwfid.py'
 model = dict(

@@ -2,7 +2,7 @@
 
 Run: python tools/train.py configs/segmentation/scfae_r18-segformer_nyuv2-480x640.py
 Cost: at an eighth of the width the neck adds 3 % to the encoders' multiply-adds; wider ones were level with it on
-    CWFID (README). 40k iterations at batch 8, meant for one large GPU.
+    CWFID (results/README.md). 40k iterations at batch 8, meant for one large GPU.
 Expect: not run here (neither the official data nor pretrained weights were at hand).
 """
 _base_ = [

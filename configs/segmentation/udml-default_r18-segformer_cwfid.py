@@ -3,7 +3,7 @@
 Weights (s alpha)^(-1/3): s from the noise estimator, or from novelty where that is larger; alpha the dependency.
 Run: python tools/train.py configs/segmentation/udml-default_r18-segformer_cwfid.py
 Cost: about 4 minutes of a core.
-Expect: 64.2 ± 0.9 mIoU clean, 49.3 ± 1.7 / 49.7 ± 0.5 with half of red / near infrared hidden (3 seeds; README.md).
+Expect: 64.2 ± 0.9 mIoU clean, 49.3 ± 1.7 / 49.7 ± 0.5 with half of red / near infrared hidden (3 seeds; results/).
 """
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',

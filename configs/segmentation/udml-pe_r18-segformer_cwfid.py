@@ -3,7 +3,7 @@
 The uncertainty is the embedding's own sigma, which nobody has taught what noise is.
 Run: python tools/train.py configs/segmentation/udml-pe_r18-segformer_cwfid.py
 Cost: about 4 minutes of a core.
-Expect: 63.3 ± 1.7 mIoU clean, 40.8 ± 9.0 / 51.2 ± 0.6 with half of red / near infrared hidden (3 seeds; README.md).
+Expect: 63.3 ± 1.7 mIoU clean, 40.8 ± 9.0 / 51.2 ± 0.6 with half of red / near infrared hidden (3 seeds; results/).
 """
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',

@@ -3,7 +3,7 @@
 udml-default with SCFAE inside (light form).
 Run: python tools/train.py configs/segmentation/udml-scfae_r18-segformer_cwfid.py
 Cost: about 4 minutes of a core.
-Expect: 64.8 ± 1.1 mIoU clean, 53.1 ± 0.9 / 49.6 ± 0.5 with half of red / near infrared hidden (3 seeds; README.md).
+Expect: 64.8 ± 1.1 mIoU clean, 53.1 ± 0.9 / 49.6 ± 0.5 with half of red / near infrared hidden (3 seeds; results/).
 """
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/data/cwfid.py', '../_base_/models/udml_cwfid.py',

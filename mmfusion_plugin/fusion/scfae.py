@@ -58,7 +58,8 @@ class SCFAE(FusionBlock):
 
     ``SCFAE(modalities, in_channels, norm=None)`` is the form that the paper prints (24.14 M parameters at 512/512,
     Table 13), which hardly passes a gradient; the default adds LayerNorm. ``residual=True,
-    head_reads='post_and_input'`` was better on the digit clips, level on the six views and worse on CMU-MOSI (README).
+    head_reads='post_and_input'`` was better on the digit clips, level on the six views and worse on CMU-MOSI
+    (results/README.md).
 
     Args:
         modalities: names in ring order: modality m receives the shared part of the next one.
@@ -73,7 +74,7 @@ class SCFAE(FusionBlock):
             minimisation would be the wrong way round) or ``mse`` (Table 9).
         recon_reads: what the reconstruction of V_m reads: ``both`` parts of Z_m, as published, or ``received``, the
             neighbour's alone, which therefore has to carry what m needs (a second pass of SwiGLU_post; counted where
-            both modalities are there). Not in the paper; better with modalities missing (README).
+            both modalities are there). Not in the paper; better with modalities missing (results/README.md).
         norm: ``layer`` puts a LayerNorm before both SwiGLUs; None is the literal form.
         residual: add the input of each SwiGLU to its output.
         head_reads: Z after (``post``) or before (``pre``) SwiGLU_post, or Z after it and, beside it, the encoders'

@@ -2,7 +2,7 @@
 
 A handwritten digit drifts over clutter (pieces of other digits) under sensor noise while the digit is
 spoken in noise: :class:`Difficulty` says how much. With its defaults the small encoders of
-configs/recognition reach about 60 % from either on the test part and 75 to 85 % from both (README.md).
+configs/recognition reach about 60 % from either on the test part and 75 to 85 % from both (results/README.md).
 
 Parts are disjoint in speakers, recordings and images (:data:`SPEAKERS`, :data:`IMAGES`). Within a part a
 recording comes back with other images and other noise when clips outnumber recordings, as evenly as
