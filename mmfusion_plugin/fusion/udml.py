@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cells import Cells
 from .contract import (
     FusionOutput,
     as_levels,
@@ -30,27 +30,12 @@ from .input_statistics import NUM_STATISTICS
 from .masking import ModalityDropout
 from .modes import evaluating, fused_only
 from .noise_estimator import NoiseEstimator, noise_loss
-from .novelty import KnownNoise, Novelty, check_signals
+from .novelty import KnownNoise, Novelty
 from .probabilistic import ProbabilisticEmbedding, kl_to_noise
+from .udml_options import checked_options
 from .weighting import FusionWeights
 
-__all__ = ["PRESETS", "UDML"]
-
-QUALITIES = ("estimated", "variance", "energy", "given", "equal", None)
-FORMS = ("residual", "multiplicative")
-UNITS = ("level", "span")
-READINGS = ("variance", "input")
-
-PRESETS: dict[str, dict] = {
-    # The released code's formulas: BatchNorm on both branches, 1 / (s^2 alpha), x + w x, estimator detached,
-    # its softplus in levels.
-    "released": dict(
-        norm="batch", variance_norm="batch", law="inverse_square", form="residual", temperature=1.0, detach=True,
-        noise_weight=0.1, noise_unit="level", reads=("variance",), novelty=None),
-    "default": dict(
-        norm="batch", variance_norm=None, law="inverse", form="multiplicative", temperature=3.0, detach=True,
-        noise_weight=0.1, noise_unit="span", reads=("variance", "input"), novelty=("input",)),
-}
+__all__ = ["UDML"]
 
 
 # B batch, M modalities, C channels
@@ -138,49 +123,11 @@ class UDML(nn.Module):
         **options,
     ) -> None:
         super().__init__()
-        if preset not in PRESETS:
-            raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {preset!r}")
-        unknown = sorted(set(options) - set(PRESETS[preset]))
-        if unknown:
-            raise TypeError(
-                f"UDML has no options {unknown} (those of the fusion go into neck.inner); it takes "
-                f"{sorted(set(UDML.__init__.__kwdefaults__) | set(PRESETS[preset]))}")
-        asked, options = options.get("novelty"), {**PRESETS[preset], **options}
-        for key, value, choices in (("quality", quality, QUALITIES), ("form", options["form"], FORMS),
-                                    ("noise_unit", options["noise_unit"], UNITS)):
-            if value not in choices:
-                raise ValueError(f"{key} must be one of {list(choices)}, got {value!r}")
-        for key, value in (("noise_weight", options["noise_weight"]), ("kl_weight", kl_weight)):
-            if not value >= 0:
-                raise ValueError(f"{key} must not be negative, got {value!r}")
-        if not clean_level > 0 or not span > clean_level:
-            raise ValueError(f"need 0 < clean_level < span, got clean_level={clean_level}, span={span}")
-        if not 0 <= weights_from <= 1:
-            raise ValueError(f"weights_from is a share of training in [0, 1], got {weights_from!r}")
-        if not isinstance(dependency_every, int) or dependency_every < 1:
-            raise ValueError(f"dependency_every must be a positive number of steps, got {dependency_every!r}")
-        if dependency not in (True, False, "per_sample"):
-            raise ValueError(f"dependency must be True, False or 'per_sample', got {dependency!r}")
-        if quality == "energy" and options["law"] != "exponential":
-            raise ValueError(
-                f"quality='energy' needs law='exponential' (energies have either sign), got law={options['law']!r}")
-        if quality == "variance" and not embedding:
-            raise ValueError("quality='variance' reads the embedding's variance; set embedding=True")
-        of_level = quality in ("estimated", "given")
-        if asked is not None and not of_level:
-            raise ValueError(f"novelty is laid over a noise level: quality 'estimated' or 'given', got {quality!r}")
-        novelty = options["novelty"] if of_level else None
-        if novelty is not None:
-            check_signals(novelty, novelty_margin)
-        reads = [] if isinstance(options["reads"], str) else list(options["reads"])
-        if not reads or set(reads) - set(READINGS) or len(set(reads)) < len(reads):
-            raise ValueError(f"reads must be a list of {list(READINGS)}, got {options['reads']!r}")
-        if per_position and (quality != "estimated" or not (embedding or reads == ["input"])
-                             or dependency == "per_sample" or set(novelty or ()) - {"input"}):
-            raise ValueError(
-                "per_position needs quality='estimated', embedding=True or reads=['input'], a dependency that is not "
-                f"'per_sample' and no novelty but 'input'; got quality={quality!r}, embedding={embedding}, "
-                f"reads={reads}, dependency={dependency!r}, novelty={novelty}")
+        options = checked_options(
+            preset, options, UDML.__init__.__kwdefaults__, quality=quality, dependency=dependency, embedding=embedding,
+            per_position=per_position, kl_weight=kl_weight, clean_level=clean_level, span=span,
+            novelty_margin=novelty_margin, weights_from=weights_from, dependency_every=dependency_every)
+        reads, novelty = options["reads"], options["novelty"]
         self.per_position = per_position
         self.modalities = check_modalities(modalities)
         if set(in_channels) != set(self.modalities):
@@ -214,7 +161,7 @@ class UDML(nn.Module):
                         statistics=NUM_STATISTICS if "input" in reads else 0, **scaled)
                     for m in self.modalities
                 } if quality == "estimated" else {})
-        self.reads, self.linear = tuple(reads), bool(scaled) and quality == "estimated"
+        self.reads, self.linear = reads, bool(scaled) and quality == "estimated"
         self.weigh = None if quality is None else FusionWeights(
             self.modalities, options["law"], options["temperature"], span)
         of_features = [name for name in novelty or () if name != "input"]
@@ -363,22 +310,20 @@ class UDML(nn.Module):
         pyramid = {
             m: tuple(where_there(expand_mask(available[m], x), x, 0.0) for x in pyramid[m]) for m in self.modalities}
         z, mus, log_variances = self._embed(pyramid, available)
-        grid = self.grid(feats)
-        # with a grid its cells are samples: of their picture's availability and level
-        here, told = (self._of_cells(known, grid) for known in (available, levels))
-        statistics = self._cells(statistics, grid)
-        s = self._quality(self._pooled_to(log_variances, grid), told, energies, here, statistics)
+        cells = Cells(self.grid(feats))
+        here, told = cells.of(available), cells.of(levels)
+        statistics = cells.statistics({m: statistics[m] for m in self.modalities}) if self.reads_statistics else None
+        read = cells.pooled(log_variances) if "variance" in self.reads else log_variances
+        s = self._quality(read, told, energies, here, statistics)
         novelty, worth = self._novelty(pyramid, mus, here, told, disagreements, statistics, single)
         level = self._read_by_weights(s, worth)
         alpha = self._alpha(alpha)
-        weights = self._weights(level, alpha, self._of_cells(left, grid))
-        output = self._fused(z, weights, given, single, grid)
+        weights = self._weights(level, alpha, cells.of(left))
+        output = self._fused(z, weights, given, single, cells)
         losses = {**output.losses, **self._noise_loss(s, here, told),
                   **self._kl_loss(mus, log_variances, available, levels)}
         found = {"weight": weights, "noise": s, "level": level, "novelty": novelty, "dependency": alpha}
-        if grid is not None:
-            found = {what: values and {m: x if x.ndim == 0 else x.unflatten(0, (-1, grid[0] * grid[1])).mean(1)
-                                       for m, x in values.items()} for what, values in found.items()}
+        found = {what: cells.means(values) for what, values in found.items()}
         per_sample = {
             f"fusion.{what}.{m}": values[m].expand(available[m].shape[0])
             for what, values in found.items() if values is not None for m in self.modalities}
@@ -393,9 +338,9 @@ class UDML(nn.Module):
         return pyramid
 
     def _fused(self, feats: Mapping[str, Sequence[Tensor]], weights: Mapping[str, Tensor],
-               available: Mapping[str, Tensor], single: bool, grid: tuple[int, int] | None = None) -> FusionOutput:
+               available: Mapping[str, Tensor], single: bool, cells: Cells) -> FusionOutput:
         """The inner fusion of features that count for what their modality weighs."""
-        counts = {m: tuple(self._factor(x, weights[m], grid) for x in feats[m]) for m in self.modalities}
+        counts = {m: tuple(self._factor(cells.spread(weights[m], x)) for x in feats[m]) for m in self.modalities}
 
         def handed(levels: Mapping[str, Sequence[Tensor]]) -> dict:
             return {m: x[0] if single else tuple(x) for m, x in levels.items()}
@@ -404,33 +349,6 @@ class UDML(nn.Module):
             return self.inner(handed(feats), available, handed(counts))
         weighted = {m: [x * factor for x, factor in zip(feats[m], counts[m])] for m in self.modalities}
         return self.inner(handed(weighted), available)
-
-    def _cells(self, statistics: Mapping[str, Tensor] | None, grid: tuple[int, int] | None) -> Mapping | None:
-        """(B, S, h, w) -> (B h w, S)."""
-        if statistics is None or not self.reads_statistics:
-            return None
-        for m in self.modalities:
-            if tuple(statistics[m].shape[2:]) != (grid or ()):
-                expected = ", ".join(["B", str(NUM_STATISTICS), *map(str, grid or ())])
-                raise ValueError(
-                    f"statistics of {m!r} have shape {tuple(statistics[m].shape)}, expected ({expected}): "
-                    "input_statistics(x, model.grid(feats))")
-        return {m: x if grid is None else x.movedim(1, -1).flatten(0, 2) for m, x in statistics.items()}
-
-    def _of_cells(self, known: Mapping[str, Tensor] | None, grid: tuple[int, int] | None) -> Mapping | None:
-        """{m: (B,)} -> {m: (B h w,)}."""
-        if known is None or grid is None:
-            return known
-        return {m: known[m].repeat_interleave(grid[0] * grid[1]) for m in self.modalities}
-
-    def _pooled_to(self, log_variances: Mapping[str, Sequence[Tensor]], grid: tuple[int, int] | None) -> Mapping:
-        """{m: log sigma^2 of each level} -> the same as (B h w, C), sigma a mean over each cell."""
-        if grid is None or "variance" not in self.reads:
-            return log_variances
-        return {
-            m: tuple(2 * F.adaptive_avg_pool2d((0.5 * x.float()).exp(), grid).log().movedim(1, -1).flatten(0, 2)
-                     for x in log_variances[m])
-            for m in self.modalities}
 
     def _embed(
         self, pyramid: Mapping[str, Sequence[Tensor]], available: Mapping[str, Tensor]
@@ -513,7 +431,7 @@ class UDML(nn.Module):
         still = {m: [x.detach() for x in mus[m]] for m in self.modalities}
         equal = {m: torch.ones_like(available[m]) for m in self.modalities}
         with evaluating(self.inner), fused_only(self.inner, only=False):
-            found = self._fused(still, equal, available, single).per_sample
+            found = self._fused(still, equal, available, single, Cells()).per_sample
         residuals = {}
         for m in self.modalities:
             name = f"fusion.recon_distance.{m}"
@@ -544,13 +462,8 @@ class UDML(nn.Module):
             alpha = dict.fromkeys(self.modalities, torch.ones((), device=self.progress.device))
         return self.weigh(s, alpha, available)
 
-    def _factor(self, x: Tensor, weight_B: Tensor, grid: tuple[int, int] | None) -> Tensor:
-        """What multiplies ``x``: one channel, and its positions or 1 for each."""
-        if grid is None:
-            weight = expand_mask(weight_B, x).to(x.dtype)
-        else:
-            cells = weight_B.reshape(-1, 1, *grid)
-            weight = F.interpolate(cells, x.shape[2:], mode="bilinear", align_corners=False).to(x.dtype)
+    def _factor(self, weight: Tensor) -> Tensor:
+        """What multiplies the features."""
         return 1 + weight if self.form == "residual" else weight
 
     def _noise_loss(self, s, available, levels) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import multiprocessing
 
 from mmfusion_plugin.fusion import FUSIONS, FusionOutput
+from mmfusion_plugin.fusion.cells import Cells
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS, input_statistics
 from mmfusion_plugin.fusion.noise_estimator import NoiseEstimator, noise_loss
 from mmfusion_plugin.fusion.novelty import KnownNoise
@@ -238,9 +239,8 @@ def test_the_cells_of_a_grid_have_statistics_of_their_own():
 
 
 def test_an_estimate_of_a_cell_reads_the_mean_sigma_of_its_positions():
-    model = UDML(AB, dict(a=[4, 8], b=[4, 8]), Catch(), per_position=True, reads=["variance"], novelty=None)
     fine, coarse = torch.randn(2, 4, 6, 4), torch.randn(2, 8, 3, 2)
-    found = model._pooled_to(dict.fromkeys(AB, (fine, coarse)), (3, 2))["a"]
+    found = Cells((3, 2)).pooled(dict.fromkeys(AB, (fine, coarse)))["a"]
     sigma = (0.5 * fine).exp().reshape(2, 4, 3, 2, 2, 2).mean((3, 5))
     torch.testing.assert_close((0.5 * found[0]).exp(), sigma.permute(0, 2, 3, 1).reshape(12, 4))
     torch.testing.assert_close(found[1], coarse.permute(0, 2, 3, 1).reshape(12, 8))

@@ -11,7 +11,8 @@ from cases import RANKS, features, present
 from mmfusion_plugin.fusion import FUSIONS, FusionOutput
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
 from mmfusion_plugin.fusion.probabilistic import kl_to_noise
-from mmfusion_plugin.fusion.udml import PRESETS, UDML
+from mmfusion_plugin.fusion.udml import UDML
+from mmfusion_plugin.fusion.udml_options import PRESETS
 
 WIDTHS = dict(a=8, b=12)
 AB = tuple(WIDTHS)
