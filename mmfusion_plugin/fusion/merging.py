@@ -9,13 +9,16 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as nn_module
 
 from .kept import Kept
 
 __all__ = ["Ends", "merge", "merge_ends", "merging_pays", "untouched"]
 
 Ends = dict[str, tuple[Tensor, Tensor, Kept | None]]  # by modality: weight, bias, what is kept of them
+# torch's own function that asks for them all is younger than torch 2.6
+GLOBAL_HOOKS = ("_global_forward_pre_hooks", "_global_forward_hooks", "_global_backward_pre_hooks",
+                "_global_backward_hooks")
 
 
 def merge_ends(
@@ -63,4 +66,4 @@ def untouched(layer: nn.Module, kind: type[nn.Module]) -> bool:
     """
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     own = type(layer) is kind and all(type(p) is nn.Parameter for p in layer._parameters.values())
-    return own and not any(hooks) and not _has_any_global_hook()
+    return own and not any(hooks) and not any(getattr(nn_module, name) for name in GLOBAL_HOOKS)
