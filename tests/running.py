@@ -24,3 +24,10 @@ def run_tool(monkeypatch, name: str, *arguments: object) -> None:
     script = ROOT / f"tools/{name}.py"
     monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *map(str, arguments)])
     runpy.run_path(str(script), run_name="__main__")
+
+
+def log_of_test(monkeypatch, work: Path, *arguments: object) -> str:
+    """What tools/test.py logs, run in this process."""
+    run_tool(monkeypatch, "test", *arguments[:2], "--work-dir", work, *arguments[2:])
+    log, = work.glob("*/*.log")
+    return log.read_text(encoding="utf-8")

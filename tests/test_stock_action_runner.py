@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from running import call
+from running import call, log_of_test, run_tool
 
 pytest.importorskip("mmaction")
 pytest.importorskip("av")
@@ -34,7 +34,7 @@ def scores(log: str) -> str:
 
 
 @pytest.mark.skipif(not STOCK.is_dir(), reason="this mmaction2 has no .mim/tools (not a wheel)")
-def test_train_resume_and_test_with_the_stock_tools(clips, repository, tmp_path):
+def test_train_resume_and_test_with_the_stock_tools(clips, repository, tmp_path, monkeypatch):
     config, work = repository / CONFIG, tmp_path / "work"
     log = call(tmp_path, STOCK / "train.py", config, "--work-dir", work, *options(clips, 1))
     assert (work / "epoch_1.pth").is_file()
@@ -49,17 +49,18 @@ def test_train_resume_and_test_with_the_stock_tools(clips, repository, tmp_path)
     for name in ("acc/fused_top1", "acc/audio_top1", "acc/visual_top1"):
         assert name in scores(stock)
     # ours, on the copy that mmengine writes with sorted keys: it must score the same
-    ours = call(tmp_path, repository / "tools" / "test.py", work / Path(CONFIG).name, checkpoint, "--work-dir",
-                tmp_path / "o", *options(clips, 2))
+    monkeypatch.chdir(tmp_path)
+    ours = log_of_test(monkeypatch, tmp_path / "o", work / Path(CONFIG).name, checkpoint, *options(clips, 2))
     assert scores(ours) == scores(stock)
-    without = call(tmp_path, repository / "tools" / "test.py", config, checkpoint, "--work-dir", tmp_path / "w",
-                   "--missing", "audio", *options(clips, 2))
+    without = log_of_test(
+        monkeypatch, tmp_path / "w", config, checkpoint, "--missing", "audio", *options(clips, 2))
     assert "tested without: audio" in without
 
 
-def test_pictures_of_clips(clips, repository, tmp_path):
+def test_pictures_of_clips(clips, repository, tmp_path, monkeypatch):
     import cv2
 
-    call(tmp_path, repository / "tools" / "browse_dataset.py", repository / CONFIG, "--out", tmp_path, "--number", 1,
-         "--split", "val", *options(clips, 1))
+    monkeypatch.chdir(tmp_path)
+    run_tool(monkeypatch, "browse_dataset", repository / CONFIG, "--out", tmp_path, "--number", 1,
+             "--split", "val", *options(clips, 1))
     assert cv2.imread(str(next(tmp_path.glob("val_000_*.png")))).std() > 10

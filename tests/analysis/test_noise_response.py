@@ -8,7 +8,7 @@ from itertools import groupby
 
 import pytest
 import torch
-from running import call
+from running import run_tool
 
 from mmfusion_plugin.analysis.noise_response import (
     is_rising,
@@ -60,13 +60,15 @@ def test_folders_without_a_log_of_udml_are_named(tmp_path):
         training_curves(tmp_path)
 
 
-def test_the_tool_draws_a_training_and_names_a_wrong_folder(tmp_path, repository):
+def test_the_tool_draws_a_training_and_names_a_wrong_folder(tmp_path, monkeypatch, capsys):
     log(tmp_path / "run", "1", [{"fusion.weight.a": 1.5, "step": 1}, {"fusion.weight.a": 1.25, "step": 2}])
-    tool = repository / "tools" / "plot_noise.py"
-    assert "weight: a 1.250 (last)" in call(tmp_path, tool, "training", "run")
+    monkeypatch.chdir(tmp_path)
+    run_tool(monkeypatch, "plot_noise", "training", "run")
+    assert "weight: a 1.250 (last)" in capsys.readouterr().out
     assert (tmp_path / "run" / "noise_training.png").is_file()
-    with pytest.raises(AssertionError, match="scalars.json below nowhere"):
-        call(tmp_path, tool, "training", "nowhere")
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, "plot_noise", "training", "nowhere")
+    assert "scalars.json below nowhere" in capsys.readouterr().err
 
 
 def test_spearman_with_ties_is_pearson_of_mean_ranks():
