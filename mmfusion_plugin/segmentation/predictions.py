@@ -11,12 +11,15 @@ from mmengine.dataset import pseudo_collate
 from mmseg.datasets import BaseSegDataset
 from torch import nn
 
-from .segmentor import LabelError
 from .visualize import Panel, draw_grid, error_panel, label_panel, sensor_panels
 
 __all__ = ["LabelError", "Prediction", "draw", "mean_iou", "pick", "predict"]
 
 IGNORE = 255
+
+
+class LabelError(ValueError):
+    """A frame has no label, or one of another size than its prediction."""
 
 
 @dataclass
@@ -46,6 +49,11 @@ def predict(model: nn.Module, item: dict, classes: int) -> Prediction:
         )
     label = sample.gt_sem_seg.data[0].cpu().numpy()
     prediction = sample.pred_sem_seg.data[0].long().cpu().numpy()  # floats from a head of one logit
+    if label.shape != prediction.shape:
+        raise LabelError(
+            f"the label of {name} is {label.shape[0]}x{label.shape[1]}, its prediction has the file's size "
+            f"{prediction.shape[0]}x{prediction.shape[1]}; put LoadSegLabel after Resize in the test pipeline"
+        )
     inputs = sensor_panels(model.data_preprocessor, data["inputs"][0], sample.metainfo["available"])
     return Prediction(name, label, prediction, mean_iou(label, prediction, classes), inputs)
 

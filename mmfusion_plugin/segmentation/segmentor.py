@@ -18,13 +18,9 @@ from mmfusion_plugin.models.availability import availability, check_neck, fuse, 
 from mmfusion_plugin.models.schedule import check_progress
 from mmfusion_plugin.models.unimodal import Heads, check_own_heads, evaluating, update_dependency, update_gain
 
-__all__ = ["FusionEncoderDecoder", "LabelError"]
+__all__ = ["FusionEncoderDecoder"]
 
 NO_CASCADE = "FusionEncoderDecoder runs one head after the neck; take one such as SegformerHead, UPerHead or FCNHead"
-
-
-class LabelError(ValueError):
-    """A frame has no label, or one of another size than its prediction."""
 
 
 def _check_stacking(preprocessor: nn.Module, backbone: nn.Module) -> None:
@@ -262,18 +258,6 @@ class FusionEncoderDecoder(EncoderDecoder):
                 f"model.modality_heads.{m}.norm_cfg=dict(type='GN', num_groups=...), take a head that pools nothing "
                 "such as FCNHead, or raise train_dataloader.batch_size"
             ) from error
-
-    def postprocess_result(self, seg_logits: Tensor, data_samples: list | None = None) -> list:
-        """Raises: LabelError where a sample's label has not the size of its prediction."""
-        results = super().postprocess_result(seg_logits, data_samples)
-        for sample in results if data_samples is not None else ():
-            size = tuple(sample.pred_sem_seg.data.shape[-2:])
-            if "gt_sem_seg" in sample and (label := tuple(sample.gt_sem_seg.data.shape[-2:])) != size:
-                raise LabelError(
-                    f"the label of {sample.metainfo.get('img_path', 'a sample')} is {label[0]}x{label[1]}, its "
-                    f"prediction has the file's size {size[0]}x{size[1]}; put LoadSegLabel after Resize in the "
-                    "pipeline (test_pipeline, val_pipeline or tta_pipeline)")
-        return results
 
     def _forward(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
         metas = None if data_samples is None else [sample.metainfo for sample in data_samples]

@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmseg.registry import DATASETS, MODELS
 from segmentation.scene import LOAD, PACK, SIZE, dataset_cfg, model_cfg
 
-from mmfusion_plugin.segmentation.segmentor import LabelError, _nothing_of
+from mmfusion_plugin.segmentation.segmentor import _nothing_of
 
 HEAD = model_cfg()["decode_head"]
 FCN = dict(type="FCNHead", in_channels=64, in_index=3, channels=8, num_convs=1, num_classes=3, concat_input=False,
@@ -150,15 +150,6 @@ def test_test_time_augmentation_averages_flips(frames):
     mean = torch.stack([s.seg_logits.data.softmax(0) for s in alone]).mean(0)
     assert not torch.equal(alone[0].seg_logits.data, alone[1].seg_logits.data)
     assert torch.equal(sample.pred_sem_seg.data.squeeze(0), mean.argmax(0))
-
-
-def test_a_label_that_was_resized_with_the_frame_is_refused_before_it_is_scored(frames):
-    half = [dict(type="Resize", scale_factor=0.5, keep_ratio=True)]
-    pipeline = [*LOAD, dict(type="TestTimeAug", transforms=[half, [PACK]])]
-    item = DATASETS.build(dataset_cfg(frames, pipeline))[0]
-    tta = MODELS.build(dict(type="SegTTAModel", module=Config(dict(model=model_cfg())).model)).eval()
-    with pytest.raises(LabelError, match="1.png is 24x32, its prediction .* 48x64; put LoadSegLabel .*tta_pipeline"):
-        tta.test_step(pseudo_collate([item]))
 
 
 def test_a_config_that_mmengine_wrote_predicts_the_same(frames, tmp_path):
