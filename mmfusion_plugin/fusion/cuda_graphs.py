@@ -20,6 +20,8 @@ from .recording import Places, Recording
 __all__ = ["GraphedFusion"]
 
 DEVICE = "cuda"
+# what is told of each tensor that is kept for the backward pass; None in torch 2.7 and older
+TOP_HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 MOST_GRAPHS = 16  # each keeps the memory of its activations
 MOST_KINDS = 256  # that are remembered for having come once
 PLAIN = {bool, int, float, str}
@@ -38,9 +40,14 @@ class GraphedFusion:
     another recording, while an earlier call of the same kind still waits for its backward pass, and where weights are
     no parameters (FSDP's views, DataParallel's copies, what pruning makes). Hooks on the fusion's layers run while it
     is recorded, not when it is replayed. There are no second derivatives, which torch says.
+
+    Raises: RuntimeError with a torch that does not tell when activation checkpointing is at work.
     """
 
     def __init__(self) -> None:
+        if TOP_HOOKS is None:
+            raise RuntimeError(
+                f"neck.cuda_graphs=True needs torch 2.8 or newer, found {torch.__version__}; set it to False")
         self.forget()
 
     def forget(self) -> None:
@@ -160,7 +167,7 @@ def _graphs_serve(inputs: Sequence[Tensor]) -> bool:
         and forward_ad._current_level == -1
         and not parametrize._cache_enabled  # what is made of parameters outside would be used, and theirs inside kept
         # activation checkpointing, in its first pass and in its second
-        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+        and TOP_HOOKS(True) is None
         and torch._C._current_graph_task_id() == -1)
 
 

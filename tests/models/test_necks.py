@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmfusion_plugin.fusion import FUSIONS, FusionOutput
+from mmfusion_plugin.fusion import FUSIONS, FusionOutput, cuda_graphs
 from mmfusion_plugin.fusion.input_statistics import NUM_STATISTICS
 from mmfusion_plugin.models import NECKS
 
@@ -36,7 +36,7 @@ def test_every_block_is_a_neck_of_the_root_registry(name):
 
 @pytest.mark.parametrize("name", sorted(FUSIONS))
 def test_a_neck_can_be_pickled(name):
-    neck, feats = build(type=name, out_channels=[4, 8], cuda_graphs=True).eval(), pyramid()
+    neck, feats = build(type=name, out_channels=[4, 8], cuda_graphs=cuda_graphs.TOP_HOOKS is not None).eval(), pyramid()
     again = pickle.loads(pickle.dumps(neck))
     torch.testing.assert_close(again(feats).fused, neck(feats).fused)
 
@@ -219,6 +219,12 @@ def test_weights_of_a_pyramid_follow_features_that_are_resized():
     torch.testing.assert_close(fused[0][:, :4], one.expand(3, 4, 4, 6))
     torch.testing.assert_close(fused[1][:, :8], torch.full((3, 8, 2, 3), 0.25))
     torch.testing.assert_close(fused[1][:, 8:], feats["depth"][1] * one)
+
+
+def test_a_torch_that_hides_what_a_recording_must_know_is_refused(monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "TOP_HOOKS", None)
+    with pytest.raises(RuntimeError, match=r"cuda_graphs=True needs torch 2.8 or newer, found .*; set it to False"):
+        build(type="SCFAE", out_channels=[4, 8], cuda_graphs=True)
 
 
 def test_options_that_a_neck_does_not_take_are_named():
