@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,3 +32,11 @@ def log_of_test(monkeypatch, work: Path, *arguments: object) -> str:
     run_tool(monkeypatch, "test", *arguments[:2], "--work-dir", work, *arguments[2:])
     log, = work.glob("*/*.log")
     return log.read_text(encoding="utf-8")
+
+
+def leave_group() -> None:
+    """End a process of torch.distributed; torch 2.6 hangs where gloo's threads still wait for this one's GIL."""
+    import torch
+
+    time.sleep(0.2)
+    torch.distributed.destroy_process_group()

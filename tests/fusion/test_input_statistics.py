@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+from running import leave_group
 from torch import multiprocessing
 
 from mmfusion_plugin.fusion import FUSIONS, FusionOutput
@@ -202,7 +203,7 @@ def _worker(rank, folder):
         half = [slice(0, 5), slice(5, 16)][rank]
         known(*({m: v[half] for m, v in part.items()} for part in (x, available, levels)))
     torch.save(known.state_dict(), f"{folder}/{rank}.pth")
-    torch.distributed.destroy_process_group()
+    leave_group()
 
 
 def _batches():

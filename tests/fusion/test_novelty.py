@@ -6,6 +6,7 @@ import copy
 import pytest
 import torch
 from cases import RANKS, features, present
+from running import leave_group
 from torch import multiprocessing
 
 from mmfusion_plugin.fusion import FUSIONS, FusionOutput
@@ -225,7 +226,7 @@ def _worker(rank, folder, batches):
         novelty({m: [v[half] for v in x[m]] for m in AB}, {m: v[half] for m, v in available.items()}, {},
                 {m: v[half] for m, v in levels.items()})
     torch.save(novelty.state_dict(), f"{folder}/{rank}.pth")
-    torch.distributed.destroy_process_group()
+    leave_group()
 
 
 def test_two_processes_give_the_statistics_of_one(tmp_path):
