@@ -7,7 +7,7 @@ stages have 196,608, 98,304, 49,152 and 24,576 values, so 1e-5 would be 2.0 to 0
 kl_weight weighs the mean, whatever the size; here 0.
 Run: python tools/train.py configs/segmentation/udml-default_r18-segformer_nyuv2-half.py
 Cost: 1,200 iterations at batch 4, about an hour of one core.
-Expect: this schedule has not been run; 600 iterations of 128x160 crops gave mIoU 3.3 (results/README.md, one seed).
+Expect: this schedule has not been run; 600 iterations of 128x160 crops gave mIoU 3.3 (results/README.md, two seeds).
 """
 _base_ = '../_base_/udml_nyuv2_half.py'
 model = dict(

@@ -4,7 +4,7 @@ Weights exp(-E), E = -logsumexp of a modality's own scores (a mean over position
 Flatter weights: --cfg-options model.neck.temperature=10
 Run: python tools/train.py configs/segmentation/udml-qmf_r18-segformer_nyuv2-half.py
 Cost: 1,200 iterations at batch 4, about an hour of one core.
-Expect: this schedule has not been run; 600 iterations of 128x160 crops gave mIoU 3.3 (results/README.md, one seed).
+Expect: this schedule has not been run; 600 iterations of 128x160 crops gave mIoU 3.3 (results/README.md, two seeds).
 """
 _base_ = '../_base_/udml_nyuv2_half.py'
 model = dict(
