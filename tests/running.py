@@ -27,9 +27,9 @@ def run_tool(monkeypatch, name: str, *arguments: object) -> None:
     runpy.run_path(str(script), run_name="__main__")
 
 
-def log_of_test(monkeypatch, work: Path, *arguments: object) -> str:
+def log_of_test(monkeypatch, work: Path, config: Path, checkpoint: Path, *options: object) -> str:
     """What tools/test.py logs, run in this process."""
-    run_tool(monkeypatch, "test", *arguments[:2], "--work-dir", work, *arguments[2:])
+    run_tool(monkeypatch, "test", config, checkpoint, "--work-dir", work, *options)
     log, = work.glob("*/*.log")
     return log.read_text(encoding="utf-8")
 

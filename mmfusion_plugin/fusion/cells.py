@@ -44,7 +44,7 @@ class Cells:
                      for x in levels)
             for m, levels in log_variances.items()}
 
-    def spread(self, value: Tensor, like: Tensor) -> Tensor:
+    def over_positions(self, value: Tensor, like: Tensor) -> Tensor:
         """(B,) -> one channel that multiplies ``like``; (B h w,) -> the same at each position, between cells
         interpolated."""
         if self.grid is None:

@@ -20,8 +20,8 @@ from .recording import Places, Recording
 __all__ = ["GraphedFusion"]
 
 DEVICE = "cuda"
-# what is told of each tensor that is kept for the backward pass; None in torch 2.7 and older
-TOP_HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+# tells which hooks a tensor passes that is kept for the backward pass; None: torch 2.7 and older cannot be asked
+SAVED_TENSOR_HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 MOST_GRAPHS = 16  # each keeps the memory of its activations
 MOST_KINDS = 256  # that are remembered for having come once
 PLAIN = {bool, int, float, str}
@@ -45,7 +45,7 @@ class GraphedFusion:
     """
 
     def __init__(self) -> None:
-        if TOP_HOOKS is None:
+        if SAVED_TENSOR_HOOKS is None:
             raise RuntimeError(
                 f"neck.cuda_graphs=True needs torch 2.8 or newer, found {torch.__version__}; set it to False")
         self.forget()
@@ -167,7 +167,7 @@ def _graphs_serve(inputs: Sequence[Tensor]) -> bool:
         and forward_ad._current_level == -1
         and not parametrize._cache_enabled  # what is made of parameters outside would be used, and theirs inside kept
         # activation checkpointing, in its first pass and in its second
-        and TOP_HOOKS(True) is None
+        and SAVED_TENSOR_HOOKS(True) is None
         and torch._C._current_graph_task_id() == -1)
 
 

@@ -340,7 +340,8 @@ class UDML(nn.Module):
     def _fused(self, feats: Mapping[str, Sequence[Tensor]], weights: Mapping[str, Tensor],
                available: Mapping[str, Tensor], single: bool, cells: Cells) -> FusionOutput:
         """The inner fusion of features that count for what their modality weighs."""
-        counts = {m: tuple(self._factor(cells.spread(weights[m], x)) for x in feats[m]) for m in self.modalities}
+        counts = {
+            m: tuple(self._factor(cells.over_positions(weights[m], x)) for x in feats[m]) for m in self.modalities}
 
         def handed(levels: Mapping[str, Sequence[Tensor]]) -> dict:
             return {m: x[0] if single else tuple(x) for m, x in levels.items()}

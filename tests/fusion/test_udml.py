@@ -270,7 +270,7 @@ EXPORTED = {
 }
 NO_ONNX = ("stage before the weights", "distance")  # the latter's running minima have no operator there
 # before it an exporter cannot be told from a compiler, and ONNX gets the statistics' eigenvalues to find
-TELLS_EXPORTERS = pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="torch 2.7")
+TELLS_EXPORTERS = pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="torch 2.7 tells an exporter")
 
 
 class Fused(torch.nn.Module):

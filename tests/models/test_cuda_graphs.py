@@ -34,8 +34,8 @@ from mmfusion_plugin.fusion import cuda_graphs, fused_only, recording
 from mmfusion_plugin.fusion.layers import ChannelBatchNorm
 from mmfusion_plugin.fusion.recording import Recording
 
-if cuda_graphs.TOP_HOOKS is None:
-    pytest.skip("torch 2.8", allow_module_level=True)
+if cuda_graphs.SAVED_TENSOR_HOOKS is None:
+    pytest.skip("recordings need torch 2.8", allow_module_level=True)
 
 
 class Noted(TorchDispatchMode):

@@ -36,7 +36,8 @@ def test_every_block_is_a_neck_of_the_root_registry(name):
 
 @pytest.mark.parametrize("name", sorted(FUSIONS))
 def test_a_neck_can_be_pickled(name):
-    neck, feats = build(type=name, out_channels=[4, 8], cuda_graphs=cuda_graphs.TOP_HOOKS is not None).eval(), pyramid()
+    able = cuda_graphs.SAVED_TENSOR_HOOKS is not None
+    neck, feats = build(type=name, out_channels=[4, 8], cuda_graphs=able).eval(), pyramid()
     again = pickle.loads(pickle.dumps(neck))
     torch.testing.assert_close(again(feats).fused, neck(feats).fused)
 
@@ -222,7 +223,7 @@ def test_weights_of_a_pyramid_follow_features_that_are_resized():
 
 
 def test_a_torch_that_hides_what_a_recording_must_know_is_refused(monkeypatch):
-    monkeypatch.setattr(cuda_graphs, "TOP_HOOKS", None)
+    monkeypatch.setattr(cuda_graphs, "SAVED_TENSOR_HOOKS", None)
     with pytest.raises(RuntimeError, match=r"cuda_graphs=True needs torch 2.8 or newer, found .*; set it to False"):
         build(type="SCFAE", out_channels=[4, 8], cuda_graphs=True)
 
