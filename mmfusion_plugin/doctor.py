@@ -8,6 +8,8 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 from . import __version__, compat
 
@@ -53,6 +55,12 @@ def _cure_of_failed_import(name: str, error: str) -> str:
     return f"reinstall it: pip install --force-reinstall --no-deps {wheels.split()[0] if wheels else name}"
 
 
+def _compiles_at_every_start() -> bool:
+    """Whether torch's modules have no bytecode and this environment keeps none."""
+    torch = find_spec("torch")
+    return sys.dont_write_bytecode and torch is not None and bool(torch.cached) and not Path(torch.cached).is_file()
+
+
 def examine() -> tuple[list[str], list[compat.Clash]]:
     """Look at the environment.
 
@@ -71,6 +79,12 @@ def examine() -> tuple[list[str], list[compat.Clash]]:
         problems.append(compat.Clash(
             "neither mmsegmentation nor mmaction2 is installed: only mmfusion_plugin.fusion works",
             compat.INSTALL))
+    if compat.installed("torch") and _compiles_at_every_start():
+        problems.append(compat.Clash(
+            "PYTHONDONTWRITEBYTECODE is set and the libraries have no bytecode: every start compiles thousands of "
+            "files anew and takes three times as long",
+            "unset PYTHONDONTWRITEBYTECODE, or once: python -m compileall -q -j 0 "
+            f"{Path(find_spec('torch').origin).parents[1]}", blocks=False))
     # With a library missing the plugin's own import says nothing new.
     blocked = any(clash.blocks for clash in problems)
     names = [name for name in _IMPORTS if compat.installed(name) and not (blocked and name.startswith("mm"))]

@@ -1,10 +1,14 @@
 """The doctor reports what is there, what clashes and the cure, whatever is missing."""
 from __future__ import annotations
 
+import py_compile
+import sys
+from importlib.machinery import PathFinder
+
 import pytest
 from without import fake_wheel, python
 
-from mmfusion_plugin import compat
+from mmfusion_plugin import compat, doctor
 
 DOCTOR = ("-m", "mmfusion_plugin.doctor")
 
@@ -61,3 +65,19 @@ def test_library_that_cannot_be_imported_is_reported(tmp_path):
     assert run.returncode == 1
     assert "import cv2 fails: ImportError: libGL.so.1" in run.stdout
     assert "opencv-python-headless" in run.stdout
+
+
+@pytest.mark.parametrize(("unset", "kept", "noted"), [(False, False, True), (True, False, False), (False, True, False)])
+def test_sources_that_are_compiled_at_every_start_are_noted(tmp_path, monkeypatch, unset, kept, noted):
+    package = tmp_path / "torch/__init__.py"
+    package.parent.mkdir()
+    package.touch()
+    if kept:
+        py_compile.compile(str(package))
+    monkeypatch.setattr(sys, "dont_write_bytecode", not unset)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: PathFinder.find_spec(name, [str(tmp_path)]))
+    monkeypatch.setattr(doctor, "_import_all", lambda names: ("not available", "", ""))
+    _, problems = doctor.examine()
+    notes = [clash for clash in problems if "PYTHONDONTWRITEBYTECODE is set" in clash.symptom]
+    assert len(notes) == noted
+    assert all(not note.blocks and note.cure.endswith(f"compileall -q -j 0 {tmp_path}") for note in notes)

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,23 @@ def test_a_job_is_evaluated_complete_without_a_modality_and_under_noise(paths, t
     assert accuracy["complete"] > 0.9 and accuracy["noisy"] < 0.4
     assert accuracy["alone"] < accuracy["complete"]
     assert accuracy["again"] == accuracy["complete"], "noise and withheld modalities end with their evaluation"
+
+
+def test_a_jobs_workers_end_when_they_are_asked_to(paths, tmp_path, monkeypatch):
+    calls = []
+
+    def count(name: str) -> None:
+        own = getattr(BaseProcess, name)
+        monkeypatch.setattr(BaseProcess, name, lambda self: calls.append(name) or own(self))
+
+    count("start")
+    count("terminate")
+    kept = {f"{part}_dataloader.{name}": value for part in ("train", "test")
+            for name, value in dict(num_workers=1, persistent_workers=True).items()}
+    one_epoch = replace(job(paths, complete=[]), overrides={
+        "train_cfg.max_epochs": 1, "train_cfg.val_begin": 1, "param_scheduler.0.end": 1, **kept})
+    train_and_evaluate(one_epoch, tmp_path)
+    assert calls == ["start", "start"], "terminate: after they were waited for in vain"
 
 
 @pytest.mark.parametrize(("asked", "message"), [

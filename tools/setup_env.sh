@@ -2,6 +2,10 @@
 # Builds or completes .venv in the repository and puts it first on PATH when sourced:
 #     source tools/setup_env.sh        or, to build only:  bash tools/setup_env.sh
 # What is there is kept: an environment, a torch >= 2.6, any mmcv. TORCH=... names another torch to install.
+
+# Without bytecode every process compiles 3,300 files of the libraries anew: 20 s to import the plugin instead of 7.
+unset PYTHONDONTWRITEBYTECODE
+
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then
     bash "${BASH_SOURCE[0]}" || return 1
     VIRTUAL_ENV=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv
