@@ -4,9 +4,9 @@
 exists and may be applied any number of times. Optional libraries are found with ``find_spec``:
 catching ``ImportError`` would hide a broken install.
 
-Verified with torch 2.13, numpy 2.4, mmengine 0.10.7, mmcv-lite 2.1.0, mmsegmentation 1.2.2 and
-mmaction2 1.2.0 on Python 3.11, on 3.13 with numpy 2.5 and PyAV 19, and on 3.10 with torch 2.6;
-beside mmdet 3.3.0, mmpretrain 1.2.0 and transformers 5.24.
+Verified with torch 2.13, numpy 2.4, mmengine 0.10.7 and 0.10.4, mmcv-lite 2.1.0 and mmcv 2.1.0
+compiled, mmsegmentation 1.2.2 and mmaction2 1.2.0 on Python 3.11, on 3.13 with numpy 2.5 and
+PyAV 19, and on 3.10 with torch 2.6; beside mmdet 3.3.0, mmpretrain 1.2.0 and transformers 5.24.
 """
 from __future__ import annotations
 

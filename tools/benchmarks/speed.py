@@ -235,7 +235,9 @@ def profile(args: argparse.Namespace) -> Iterator[Record]:
 
 
 def startup(args: argparse.Namespace) -> Iterator[Record]:
-    """Seconds of a fresh process, stage by stage; the median of --rounds processes."""
+    """Seconds of a fresh process, stage by stage; the median of --rounds processes, with the bytecode of the first."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads[0])}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     for task in args.tasks:
         row = (args.rows or list(TASKS[task])[1:2])[0]
         runs = []
@@ -244,7 +246,7 @@ def startup(args: argparse.Namespace) -> Iterator[Record]:
             out = subprocess.run(
                 [sys.executable, __file__, "startup", "--tasks", task, "--rows", row, "--first-step", "--size",
                  *map(str, args.size[task])],
-                check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(args.threads[0])})
+                check=True, capture_output=True, text=True, env=environment)
             whole = time.perf_counter() - began
             stages = json.loads(out.stdout.strip().splitlines()[-1])
             # python itself and the modules of the standard library: before this file could look at a clock
