@@ -55,10 +55,12 @@ def _cure_of_failed_import(name: str, error: str) -> str:
     return f"reinstall it: pip install --force-reinstall --no-deps {wheels.split()[0] if wheels else name}"
 
 
-def _compiles_at_every_start() -> bool:
-    """Whether torch's modules have no bytecode and this environment keeps none."""
+def _compiled_at_every_start() -> Path | None:
+    """The libraries' folder, where they have no bytecode and this environment keeps none."""
     torch = find_spec("torch")
-    return sys.dont_write_bytecode and torch is not None and bool(torch.cached) and not Path(torch.cached).is_file()
+    if not sys.dont_write_bytecode or torch is None or not torch.cached or Path(torch.cached).is_file():
+        return None
+    return Path(torch.origin).parents[1]
 
 
 def examine() -> tuple[list[str], list[compat.Clash]]:
@@ -79,12 +81,11 @@ def examine() -> tuple[list[str], list[compat.Clash]]:
         problems.append(compat.Clash(
             "neither mmsegmentation nor mmaction2 is installed: only mmfusion_plugin.fusion works",
             compat.INSTALL))
-    if compat.installed("torch") and _compiles_at_every_start():
+    if folder := _compiled_at_every_start():
         problems.append(compat.Clash(
             "PYTHONDONTWRITEBYTECODE is set and the libraries have no bytecode: every start compiles thousands of "
             "files anew and takes three times as long",
-            "unset PYTHONDONTWRITEBYTECODE, or once: python -m compileall -q -j 0 "
-            f"{Path(find_spec('torch').origin).parents[1]}", blocks=False))
+            f"unset PYTHONDONTWRITEBYTECODE, or once: python -m compileall -q -j 0 {folder}", blocks=False))
     # With a library missing the plugin's own import says nothing new.
     blocked = any(clash.blocks for clash in problems)
     names = [name for name in _IMPORTS if compat.installed(name) and not (blocked and name.startswith("mm"))]

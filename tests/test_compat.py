@@ -256,7 +256,9 @@ def test_a_file_of_the_other_numpy_loads(tmp_path):
     """numpy 1 writes its own module as numpy.core, numpy 2 as numpy._core."""
     need("torch-load")
     torch.save({"best": np.float64(0.25), "history": np.arange(3.0)}, tmp_path / "own.pth")
-    own, others = (b"numpy._core.", b"numpy.core.")[::1 if np.__version__ >= "2" else -1]
+    names = {"1": b"numpy.core.", "2": b"numpy._core."}
+    own = names.pop(np.__version__[0])
+    (others, ) = names.values()
     assert own + b"multiarray" in (tmp_path / "own.pth").read_bytes()
     other = io.BytesIO()
     with zipfile.ZipFile(tmp_path / "own.pth") as source, zipfile.ZipFile(other, "w") as target:

@@ -473,22 +473,22 @@ def train_and_evaluate(
             preprocessor.noise.set_test_noise(None)
         start = time.perf_counter()
         record.update(examine(runner, folder), examination_seconds=round(time.perf_counter() - start, 1))
-    for loop in filter(None, (runner.train_loop, runner.test_loop)):
-        _end_workers(loop.dataloader)
-    del runner, model, preprocessor, loop
+    _end_workers(runner)
+    del runner, model, preprocessor
     gc.collect()
     return record
 
 
-def _end_workers(loader: torch.utils.data.DataLoader) -> None:
-    """End the processes that ``loader`` keeps between epochs (``persistent_workers``), at once.
+def _end_workers(runner: Any) -> None:
+    """End the processes that loaders keep between epochs (``persistent_workers``), at once.
 
     Left to the collector of cycles, each is waited for in vain, 5 s long, and killed: the collector closes the queue
     before torch asks for the end through it.
     """
-    iterator, loader._iterator = loader._iterator, None
-    if iterator is not None:
-        iterator._shutdown_workers()
+    for loop in filter(None, (runner.train_loop, runner.test_loop)):
+        iterator, loop.dataloader._iterator = loop.dataloader._iterator, None
+        if iterator is not None:
+            iterator._shutdown_workers()
 
 
 def _evaluation(name: str, asked: Sequence[str] | Mapping[str, Any], known: set[str]) -> tuple[tuple[str, ...], Any]:

@@ -303,12 +303,13 @@ def test_a_trained_model_is_exported_for_any_batch(case, tmp_path):
     model.set_progress(share)
     fused(*batch(4))
     along = {m: {0: torch.export.Dim("batch", min=2, max=512)} for m in AB}
+    program = torch.export.export(fused, batch(4), dynamic_shapes=(along, along, along))
     if model.known is not None:  # what was whitened by before the statistics moved on is not taken
         model.train()(*batch(4)[:2], levels(), statistics=batch(4)[2])
         with pytest.raises(Exception, match="call the model once before exporting"):
             torch.export.export(fused.eval(), batch(4))
         fused(*batch(4))
-    program = torch.export.export(fused, batch(4), dynamic_shapes=(along, along, along))
+        program = torch.export.export(fused, batch(4), dynamic_shapes=(along, along, along))
     inputs = batch(7)
     torch.testing.assert_close(program.module()(*inputs), fused(*inputs))
     if case in NO_ONNX:
